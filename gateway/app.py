@@ -1,0 +1,184 @@
+"""build(config): makes every part once and hands each what it needs. The only file that knows all of them."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+from pathlib import Path
+
+from aiohttp import web
+
+from gateway import admin, wire
+from gateway.audit import Recorder
+from gateway.authenticate import Authenticator
+from gateway.config import Config, SideListener
+from gateway.config import Upstream as UpstreamSettings
+from gateway.exchange import Exchanges, no_early_continue, on_prepare
+from gateway.flow import Credentials, Flow
+from gateway.issue import Issuer
+from gateway.metrics import Metrics
+from gateway.oauth import OAuth
+from gateway.operation import Catalogue
+from gateway.ops import Operations
+from gateway.policy import PolicySet, packaged
+from gateway.ratelimit import RateLimit
+from gateway.selfservice import SelfService
+from gateway.store import Store, open_store
+from gateway.store.keys import load_or_create_keys
+from gateway.tomlfile import ConfigError, Fault
+from gateway.upstream import Upstream
+
+
+@dataclass
+class Gateway:
+    """A gateway in this process. `start` serves; `stop` lets what is under way finish, then closes everything."""
+
+    config: Config
+    store: Store
+    issuer: Issuer
+    recorder: Recorder
+    upstream: Upstream
+    exchanges: Exchanges
+    public: web.Application
+    side: list[tuple[SideListener, web.Application]]
+    _runners: list[web.BaseRunner] = field(default_factory=list)
+
+    async def start(self, listening: socket.socket, reuse_port: bool = False) -> None:
+        """Serve on a bound socket, and on the side listeners of the configuration."""
+        listen = self.config.listen
+        tls: ssl.SSLContext | None = None
+        if listen.tls_certificate and listen.tls_key:
+            tls = wire.tls_context(listen.tls_certificate, listen.tls_key)
+        await self._serve(self.public, listening, tls)
+        for settings, app in self.side:
+            await self._serve(app, bind(settings.host, settings.port or 0, reuse_port), None)
+
+    async def _serve(
+        self, app: web.Application, listening: socket.socket, tls: ssl.SSLContext | None
+    ) -> None:
+        runner = wire.Runner(app, self.exchanges, self.config.limits)
+        await runner.setup()
+        self._runners.append(runner)
+        await web.SockSite(runner, listening, ssl_context=tls, backlog=1024).start()
+
+    async def stop(self) -> None:
+        for runner in self._runners:
+            await runner.cleanup()
+        await self.upstream.close()
+        await self.store.close()
+        self.recorder.close()
+
+
+def bind(host: str, port: int, reuse_port: bool = False) -> socket.socket:
+    """A bound TCP socket. With `reuse_port`, several processes may bind the same port and share its connections."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if reuse_port:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        made.bind((host, port))
+    except OSError:
+        made.close()
+        raise
+    made.setblocking(False)
+    return made
+
+
+def load_catalogue(config: Config | None = None) -> Catalogue:
+    """The packaged catalogue, with the versions a configuration adds. Raises: ConfigError."""
+    path = packaged() / "operations.toml"
+    extra = None if config is None else config.versions
+    return Catalogue.load(path.read_text(encoding="utf-8"), str(path), extra)
+
+
+def load_policies(config: Config, catalogue: Catalogue) -> PolicySet:
+    """The packaged policies with the operator's laid over them. Raises: ConfigError."""
+    local = None if config.policies.local is None else Path(config.policies.local)
+    return PolicySet.load(local=local, operations=catalogue.variants())
+
+
+def load_credentials(settings: UpstreamSettings) -> Credentials:
+    """The upstream credentials, read from where the configuration says. Raises: ConfigError naming each."""
+    found: dict[str, str] = {}
+    faults: list[Fault] = []
+    for account, secret in settings.credentials.items():
+        try:
+            found[account] = secret.value()
+        except LookupError as error:
+            faults.append(Fault("configuration", 0, f"upstream.credentials.{account}", str(error.args[0])))
+    if faults:
+        raise ConfigError(faults)
+    return Credentials(found, settings.lend_network_credential)
+
+
+async def build(
+    config: Config, clock: Callable[[], float] = time.time, credentials: Credentials | None = None
+) -> Gateway:
+    """Every part of a gateway, connected and not yet serving. `credentials` stand in for the configured ones.
+
+    Raises: ConfigError, RuntimeError, OSError: reasons not to start.
+    """
+    wire.require_c_parser()
+    catalogue = load_catalogue(config)
+    policies = load_policies(config, catalogue)
+    credentials = credentials or load_credentials(config.upstream)
+    keyring = load_or_create_keys(config.store.keys)
+    metrics = Metrics()
+    recorder = Recorder(config.record.path, lambda: policies.digest[:16], clock)
+    store = await open_store(config.store, clock)
+    limits, tokens = config.limits, config.tokens
+    authenticator = Authenticator(
+        store,
+        keyring,
+        config.public_url,
+        clock,
+        RateLimit("authentication", limits.failed_authentications_per_minute, time.monotonic),
+        tuple(ip_network(cidr) for cidr in config.listen.trusted_proxies),
+    )
+    exchanges = Exchanges(recorder, authenticator, metrics, tokens.exposed_hours, clock)
+    upstream = Upstream(config.upstream)
+    rate = RateLimit("token", limits.requests_per_minute, time.monotonic)
+    flow = Flow(
+        exchanges, authenticator, catalogue, policies, store, credentials, upstream, recorder, rate, limits
+    )
+    issuer = Issuer(store, keyring, config.public_url)
+    oauth = OAuth(config.public_url, keyring, store, authenticator, clock, limits)
+    operations = Operations(store, recorder, policies, metrics)
+    self_service = SelfService(authenticator, limits)
+    api = admin.TokensApi(exchanges, authenticator, issuer, store, tokens, limits, clock)
+    _gauges(metrics, upstream, recorder, policies)
+
+    public, side = _application(exchanges), []
+    oauth.add_routes(public.router)
+    self_service.add_routes(public.router)
+    if config.operations.port is None:
+        operations.add_routes(public.router)
+    else:
+        aside = _application(exchanges)
+        operations.add_routes(aside.router)
+        side.append((config.operations, aside))
+    holder = public
+    if config.admin.port is not None:
+        holder = _application(exchanges)
+        side.append((config.admin, holder))
+    holder.add_subapp("/admin/", admin.make_app(api))
+    public.router.add_route("*", "/{path:.*}", flow.handle, expect_handler=no_early_continue)
+    return Gateway(config, store, issuer, recorder, upstream, exchanges, public, side)
+
+
+def _application(exchanges: Exchanges) -> web.Application:
+    app = web.Application(middlewares=[exchanges.middleware()])
+    app.on_response_prepare.append(on_prepare)
+    return app
+
+
+def _gauges(metrics: Metrics, upstream: Upstream, recorder: Recorder, policies: PolicySet) -> None:
+    metrics.gauge("upstream_connections", "Connections to the upstream.", lambda: upstream.stats().open)
+    metrics.gauge("upstream_busy", "Connections to the upstream in use.", lambda: upstream.stats().busy)
+    metrics.gauge("record_failures", "Decision records that could not be written.", lambda: recorder.alarms)
+    metrics.gauge("policy_alarms", "Policy evaluations that failed and denied.", lambda: policies.alarms)

@@ -1,0 +1,110 @@
+"""A credential into a Principal: the signature first, then the store, on every request.
+
+The store decides whether a token lives: its `jti` has to be there, neither deleted nor paused nor expired, and
+its owner active. Role, account and administrator flag are the owner's as they are now, never the token's.
+Whoever holds a token that once was valid is told what became of it; everybody else gets one and the same answer.
+
+Sources: RFC 6750 section 3.1, RFC 9068 section 4, RFC 8725; "Manage API Credentials" (a token inherits the
+privileges of the user who made it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import ip_network
+
+from gateway import tokens
+from gateway.headers import bearer, client_address, within
+from gateway.model import Network, Owner, Principal
+from gateway.problem import Problem
+from gateway.ratelimit import RateLimit, client_network
+from gateway.store import Store, TokenRow, UserRow
+
+FATE = {
+    "deleted": "The token was deleted.",
+    "expired": "The token has expired.",
+    "paused": "The token is paused by its owner or an administrator.",
+}
+
+
+class Authenticator:
+    """Proves who is asking. Holds the keys, the store, the clock, and the slow-down of wrong guesses."""
+
+    def __init__(
+        self,
+        store: Store,
+        keyring: tokens.Keyring,
+        public_url: str,
+        clock: Callable[[], float],
+        failures: RateLimit,
+        trusted_proxies: tuple[Network, ...] = (),
+    ) -> None:
+        self._store = store
+        self._keyring = keyring
+        self._public_url = public_url
+        self._clock = clock
+        self._failures = failures
+        self._trusted_proxies = trusted_proxies
+
+    def client(self, peer: str, forwarded_for: list[str]) -> str:
+        """The client's address. Raises: Problem "bad-header" for nonsense from a trusted proxy."""
+        return client_address(peer, forwarded_for, self._trusted_proxies)
+
+    async def principal(self, authorization: str | None, client: str) -> Principal:
+        """Who holds this credential.
+
+        Raises: Problem "no-credential", "invalid-token", "network-not-allowed", "store-unavailable"; and
+        "rate-limited" instead of the 401 when a client network has guessed wrong too often.
+        """
+        try:
+            token, user = await self.holder(bearer(authorization))
+        except Problem as problem:
+            if problem.kind in ("invalid-token", "no-credential"):
+                self._failures.spend(client_network(client))
+            raise
+        principal = as_principal(token, user)
+        if principal.networks is not None and not within(client, principal.networks):
+            raise Problem("network-not-allowed", "The token may be used from its allowed networks only.")
+        return principal
+
+    async def holder(self, text: str) -> tuple[TokenRow, UserRow]:
+        """The live token a text is, and its owner. Raises: Problem "invalid-token" or "store-unavailable"."""
+        claims = tokens.verify(self._keyring, text, issuer=self._public_url, audience=self._public_url)
+        found = await self._store.find(tokens.jti_digest(claims.jti))
+        if found is None:
+            raise Problem("invalid-token", tokens.REFUSED)
+        token, user = found
+        if token.id != claims.token_id or user.id != claims.owner_id:
+            raise Problem("invalid-token", tokens.REFUSED)
+        now = self._clock()
+        state = "expired" if claims.expired(now) else token.state(now)
+        if state in FATE:
+            raise Problem("invalid-token", FATE[state])
+        if not user.active:
+            raise Problem("invalid-token", tokens.REFUSED)
+        return token, user
+
+    async def mark_exposed(self, text: str, exposed_hours: int) -> str | None:
+        """Mark a token of ours that was seen where none belongs; its id, or None when it is not ours."""
+        try:
+            claims = tokens.verify(self._keyring, text, issuer=self._public_url, audience=self._public_url)
+        except Problem:
+            return None
+        now = int(self._clock())
+        row = await self._store.mark_exposed(
+            tokens.jti_digest(claims.jti), at=now, rotate_by=now + exposed_hours * 3600
+        )
+        return None if row is None else row.id
+
+
+def as_principal(token: TokenRow, user: UserRow) -> Principal:
+    """The rows of a live token and its owner as the principal that decisions are made for."""
+    return Principal(
+        token_id=token.id,
+        owner=Owner(user.id, user.account, user.role, user.administrator),
+        scopes=frozenset(token.scopes),
+        expires_at=token.effective_expiry,
+        accounts=None if token.accounts is None else frozenset(token.accounts),
+        networks=None if token.networks is None else tuple(ip_network(cidr) for cidr in token.networks),
+        bootstrap=token.bootstrap,
+    )

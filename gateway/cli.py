@@ -1,0 +1,439 @@
+"""The command line: parse, call one function, print, exit 0 (done), 1 (faults found) or 2 (asked wrongly)."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from gateway import __version__, config
+from gateway.model import ACCOUNT_KINDS, ROLES, SCOPES, Account, AccountKind, Owner, Principal, Role
+from gateway.problem import Problem
+from gateway.tomlfile import ConfigError, Fault
+
+if TYPE_CHECKING:
+    from gateway.operation import Catalogue
+    from gateway.policy import PolicySet
+
+DONE, FAULTS, ASKED_WRONGLY = 0, 1, 2
+HOUR_S = 3600
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not hasattr(options, "command"):
+        parser.print_help()
+        return ASKED_WRONGLY
+    try:
+        return cast(int, options.command(options))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return FAULTS
+    except Problem as problem:
+        print(f"{problem.kind}: {problem.detail}", file=sys.stderr)
+        return FAULTS
+    except (OSError, RuntimeError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return FAULTS
+    except KeyboardInterrupt:
+        return DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="invoca-gateway", description="A policy enforcement gateway in front of Invoca's APIs."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    _add_demo(commands)
+    _add_sandbox(commands)
+    _add_serve(commands)
+    _add_user(commands)
+    _add_token(commands)
+    _add_policy(commands)
+    return parser
+
+
+# --- demo, sandbox
+
+
+def _add_demo(commands: Any) -> None:
+    it = commands.add_parser("demo", help="a sandbox upstream, a gateway, and a tour of requests")
+    it.add_argument("--port", type=int, default=0, help="of the gateway; a free one by default")
+    it.add_argument(
+        "--upstream", help="an upstream to use instead of the sandbox, such as http://127.0.0.1:9000"
+    )
+    it.add_argument("--upstream-token", help="the credential to send upstream; random by default")
+    it.add_argument("--workers", type=int, default=1, help="processes that serve")
+    it.add_argument("--data", help="where to keep store, keys and records; a temporary folder by default")
+    how = it.add_mutually_exclusive_group()
+    how.add_argument("--once", action="store_true", help="stop after the tour")
+    how.add_argument("--json", action="store_true", help="no tour: one line of JSON when ready, then serve")
+    it.set_defaults(command=_demo)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from gateway import demo, serve
+
+    if options.upstream_token is not None and not all("!" <= c <= "~" for c in options.upstream_token or " "):
+        return _wrong("--upstream-token has to be printable ASCII without spaces")
+    if not 1 <= options.workers <= 64:
+        return _wrong("--workers has to be between 1 and 64")
+    serve.set_up_logging(logging.WARNING)
+    upstream = None if options.upstream is None else options.upstream.rstrip("/")
+    faults = [] if upstream is None else list(config.Upstream(url=upstream).check())
+    if faults:
+        return _wrong(f"--upstream: {faults[0][1]}")
+    serve.run(
+        demo.run(
+            demo.Options(
+                options.port, upstream, options.upstream_token, options.workers, options.data,
+                options.once, options.json,
+            )
+        )
+    )  # fmt: skip
+    return DONE
+
+
+def _add_sandbox(commands: Any) -> None:
+    it = commands.add_parser("sandbox", help="a stand-in for both Invoca APIs, with made-up data")
+    it.add_argument("--host", default="127.0.0.1")
+    it.add_argument("--port", type=int, default=8090)
+    it.add_argument("--credential", help="the only token that is accepted; any by default")
+    it.set_defaults(command=_sandbox)
+
+
+def _sandbox(options: argparse.Namespace) -> int:
+    from gateway import sandbox, serve
+
+    if not config.is_loopback(options.host):
+        return _wrong("--host: the sandbox is for loopback; it accepts credentials of every kind")
+
+    async def stay() -> None:
+        runner, port = await sandbox.start(
+            sandbox.Sandbox(credential=options.credential), options.host, options.port
+        )
+        print(f"sandbox: http://{options.host}:{port}/ (networks 33; see /sandbox/journal)", flush=True)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await runner.cleanup()
+
+    serve.run(stay())
+    return DONE
+
+
+# --- serve, check
+
+
+def _add_serve(commands: Any) -> None:
+    it = commands.add_parser("serve", help="run for real")
+    it.add_argument("--config", required=True, metavar="FILE")
+    it.set_defaults(command=_serve)
+    it = commands.add_parser("check", help="report every fault of a configuration")
+    it.add_argument("--config", required=True, metavar="FILE")
+    it.set_defaults(command=_check)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from gateway import serve
+
+    settings = _read(options.config)
+    serve.set_up_logging()
+    serve.serve(settings, lambda address: print(f"ready: {address}", flush=True))
+    return DONE
+
+
+def _check(options: argparse.Namespace) -> int:
+    from gateway import app
+
+    settings = _read(options.config)
+    faults: list[Fault] = [
+        Fault(options.config, 0, key, f"{path} cannot be read")
+        for key, path in (
+            ("listen.tls_certificate", settings.listen.tls_certificate),
+            ("listen.tls_key", settings.listen.tls_key),
+            ("upstream.ca_file", settings.upstream.ca_file),
+        )
+        if path is not None and not Path(path).is_file()
+    ]
+    try:
+        app.load_credentials(settings.upstream)
+    except ConfigError as error:
+        faults += [Fault(options.config, 0, fault.key, fault.text) for fault in error.faults]
+    try:
+        app.load_policies(settings, app.load_catalogue(settings))
+    except ConfigError as error:
+        faults += error.faults
+    if faults:
+        raise ConfigError(faults)
+    print(f"{options.config}: no faults")
+    return DONE
+
+
+def _read(path: str) -> config.Config:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([Fault(path, 0, "", f"cannot be read: {type(error).__name__}")]) from None
+    return config.read(text, path, Path(path).resolve().parent)
+
+
+# --- people and tokens
+
+
+def _add_user(commands: Any) -> None:
+    group = commands.add_parser("user", help="people of an account").add_subparsers(
+        title="commands", metavar="COMMAND", required=True
+    )
+    it = group.add_parser("add", help="add a user, and their account when it is new")
+    it.add_argument("email")
+    it.add_argument("--config", required=True, metavar="FILE")
+    it.add_argument(
+        "--account", required=True, metavar="KIND:ID", help="such as network:33 or advertiser:706"
+    )
+    it.add_argument("--network", metavar="ID", help="the network an advertiser or affiliate belongs to")
+    it.add_argument("--role", choices=ROLES, default="super")
+    it.add_argument("--administrator", action="store_true")
+    it.add_argument(
+        "--bootstrap-token", action="store_true",
+        help="print, this once, a one-hour token with which the user makes their own",
+    )  # fmt: skip
+    it.set_defaults(command=_user_add)
+
+
+def _user_add(options: argparse.Namespace) -> int:
+    from gateway import serve
+    from gateway.issue import Issuer
+    from gateway.store import open_store
+    from gateway.store.keys import load_or_create_keys
+
+    kind, _, number = options.account.partition(":")
+    if kind not in ACCOUNT_KINDS or not number:
+        return _wrong("--account has to be such as network:33, advertiser:706 or affiliate:808")
+    network = number if kind == "network" else options.network
+    if not network or (kind == "network" and options.network not in (None, number)):
+        return _wrong("--network has to name the network that the account belongs to")
+    settings = _read(options.config)
+    account = Account(cast(AccountKind, kind), number, network)
+
+    async def add() -> None:
+        store = await open_store(settings.store, time.time)
+        try:
+            user = await store.add_user(
+                options.email, account, cast(Role, options.role), options.administrator
+            )
+            print(f"user: {user.id} {user.email} {account.key} {user.role}", file=sys.stderr)
+            if options.bootstrap_token:
+                keyring = load_or_create_keys(settings.store.keys)
+                _, text = await Issuer(store, keyring, settings.public_url).create(
+                    owner_id=user.id,
+                    description="bootstrap token made by the operator",
+                    scopes=("tokens:manage",),
+                    expires_at=int(time.time()) + HOUR_S,
+                    bootstrap=True,
+                )
+                print("bootstrap token, shown this once and valid for one hour:", file=sys.stderr)
+                print(text)
+        finally:
+            await store.close()
+
+    serve.run(add())
+    return DONE
+
+
+def _add_token(commands: Any) -> None:
+    group = commands.add_parser("token", help="tokens in the store").add_subparsers(
+        title="commands", metavar="COMMAND", required=True
+    )
+    it = group.add_parser("list", help="every token, newest first, never with a secret")
+    it.add_argument("--config", required=True, metavar="FILE")
+    it.add_argument("--owner", metavar="EMAIL")
+    it.add_argument("--json", action="store_true")
+    it.set_defaults(command=_token_list)
+    it = group.add_parser(
+        "delete", help="end a token for good; every worker refuses it from the next request on"
+    )
+    it.add_argument("id")
+    it.add_argument("--config", required=True, metavar="FILE")
+    it.add_argument("--reason", default="")
+    it.set_defaults(command=_token_delete)
+
+
+def _token_list(options: argparse.Namespace) -> int:
+    from gateway import serve
+    from gateway.exchange import rfc3339
+    from gateway.store import MAX_PAGE, open_store
+
+    settings = _read(options.config)
+
+    async def show() -> int:
+        store = await open_store(settings.store, time.time)
+        try:
+            owner = None
+            if options.owner is not None:
+                user = await store.user_by_email(options.owner)
+                if user is None:
+                    print(f"there is no user {options.owner}", file=sys.stderr)
+                    return FAULTS
+                owner = user.id
+            after: str | None = None
+            while True:
+                page = await store.list_tokens(owner_id=owner, after=after, limit=MAX_PAGE, now=time.time())
+                for row in page.rows:
+                    facts = {
+                        "id": row.id,
+                        "state": row.state(time.time()),
+                        "owner": row.owner_id,
+                        "expires_at": rfc3339(row.expires_at),
+                        "scopes": " ".join(row.scopes),
+                        "description": row.description,
+                    }
+                    print(json.dumps(facts) if options.json else "  ".join(facts.values()))
+                after = page.next
+                if after is None:
+                    return DONE
+        finally:
+            await store.close()
+
+    return serve.run(show())
+
+
+def _token_delete(options: argparse.Namespace) -> int:
+    from gateway import serve
+    from gateway.store import open_store
+
+    settings = _read(options.config)
+
+    async def delete() -> int:
+        store = await open_store(settings.store, time.time)
+        try:
+            row = await store.delete_token(
+                options.id, by="command line", reason=options.reason, at=int(time.time())
+            )
+        finally:
+            await store.close()
+        if row is None:
+            print(f"there is no token {options.id}", file=sys.stderr)
+            return FAULTS
+        print(f"deleted: {row.id} {row.description}")
+        return DONE
+
+    return serve.run(delete())
+
+
+# --- policy
+
+
+def _add_policy(commands: Any) -> None:
+    group = commands.add_parser("policy", help="try and explain the policies").add_subparsers(
+        title="commands", metavar="COMMAND", required=True
+    )
+    it = group.add_parser("test", help="run the cases")
+    it.add_argument("directory", nargs="?", help="short for --policies")
+    it.add_argument("--policies", metavar="DIR", help="a whole set to try instead of the packaged one")
+    it.add_argument("--json", action="store_true")
+    it.set_defaults(command=_policy_test)
+    it = group.add_parser("explain", help="what would be decided about a request, and why")
+    it.add_argument("request", help="such as 'GET /api/2022-08-01/33/advertisers.json'")
+    it.add_argument("--kind", choices=ACCOUNT_KINDS, required=True)
+    it.add_argument("--account", required=True, metavar="ID")
+    it.add_argument("--network", metavar="ID", help="the network the owner's account belongs to")
+    it.add_argument("--role", choices=ROLES, default="member")
+    it.add_argument("--administrator", action="store_true")
+    it.add_argument("--scope", action="append", choices=SCOPES, default=[], metavar="SCOPE")
+    it.add_argument("--account-network", metavar="ID", help="the network the path's account is stored under")
+    it.add_argument("--policies", metavar="DIR", help="a whole set to try instead of the packaged one")
+    it.add_argument("--json", action="store_true")
+    it.set_defaults(command=_policy_explain)
+
+
+def _policy_test(options: argparse.Namespace) -> int:
+    from gateway import cases
+
+    if options.directory and options.policies:
+        return _wrong("give the directory once")
+    folder = options.directory or options.policies
+    catalogue, policies = _load_policies(folder)
+    results = cases.run_cases(policies, catalogue, None if folder is None else Path(folder))
+    results += cases.check_invariants(policies, catalogue.variants())
+    failed = [result for result in results if not result.passed]
+    silent = cases.untested(policies, results)
+    if options.json:
+        print(
+            json.dumps(
+                {
+                    "passed": len(results) - len(failed),
+                    "failed": [
+                        {"name": r.name, "file": r.file, "line": r.line, "text": r.text} for r in failed
+                    ],
+                    "untested": [policy.id for policy in silent],
+                }
+            )
+        )
+    else:
+        for result in failed:
+            print(result)
+        for policy in silent:
+            print(f"{policy.file}:{policy.line}: {policy.id}: no case names this policy")
+        print(f"{len(results) - len(failed)} passed, {len(failed) + len(silent)} failed")
+    return FAULTS if failed or silent else DONE
+
+
+def _policy_explain(options: argparse.Namespace) -> int:
+    from gateway import target
+    from gateway.policy import explanation_as_dict, explanation_text, relation
+
+    method, _, path = options.request.strip().partition(" ")
+    network = options.account if options.kind == "network" else options.network or ""
+    account = Account(options.kind, options.account, network)
+    owner = Owner("explained", account, options.role, options.administrator)
+    principal = Principal("explained", owner, frozenset(options.scope), 0)
+    catalogue, policies = _load_policies(options.policies)
+    try:
+        call = catalogue.identify(method.upper(), target.judge(path.strip(), ""))
+    except Problem as problem:  # refused before any policy is asked
+        if options.json:
+            print(json.dumps(_refused_before(problem)))
+        else:
+            print(f"deny ({problem.kind}): {problem.detail}\n  refused before any policy is asked")
+        return DONE
+    related = relation(owner, call.operation, call.account_id, options.account_network)
+    explanation = policies.explain(principal, call.operation, related)
+    print(json.dumps(explanation_as_dict(explanation)) if options.json else explanation_text(explanation))
+    return DONE
+
+
+def _refused_before(problem: Problem) -> dict[str, object]:
+    operation = problem.members.get("operation")
+    return {
+        "decision": "deny",
+        "problem": problem.kind,
+        "operation": operation,
+        "policies": [],
+        "withheld": [],
+    }
+
+
+def _load_policies(folder: str | None) -> tuple[Catalogue, PolicySet]:
+    from gateway.app import load_catalogue
+    from gateway.policy import PolicySet
+
+    catalogue = load_catalogue()
+    if folder is not None and not Path(folder).is_dir():
+        raise ConfigError([Fault(folder, 0, "", "is not a folder")])
+    policies = PolicySet.load(None if folder is None else Path(folder), operations=catalogue.variants())
+    return catalogue, policies
+
+
+def _wrong(text: str) -> int:
+    print(f"invoca-gateway: {text}", file=sys.stderr)
+    return ASKED_WRONGLY

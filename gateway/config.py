@@ -1,0 +1,289 @@
+"""The settings: frozen dataclasses nested as the file is. Every default is the closed one.
+
+Reading them has no effects (`tomlfile.read`); `app.py` has the effects. Names carry their unit. A secret is
+never a value in the file: it is named by an environment variable or a file, and read by `Secret.value()`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from gateway import tomlfile
+from gateway.model import ACCOUNT_KINDS
+
+Faults = Iterator[tuple[str, str]]
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """Where a secret is: an environment variable or a file. Printing one never prints the secret."""
+
+    env: str | None = None
+    file: str | None = None
+
+    def check(self) -> Faults:
+        if (self.env is None) == (self.file is None):
+            yield "env", "exactly one of env and file is required"
+
+    def value(self) -> str:
+        """The secret. Raises: LookupError naming the place, when nothing usable is there."""
+        if self.env is not None:
+            found = os.environ.get(self.env, "").strip()
+            where = f"environment variable {self.env}"
+        else:
+            where = f"file {self.file}"
+            try:
+                found = Path(str(self.file)).read_text(encoding="ascii").strip()
+            except (OSError, ValueError) as error:
+                raise LookupError(f"{where} cannot be read: {type(error).__name__}") from None
+        if not found or not all("!" <= c <= "~" or c == " " for c in found):
+            raise LookupError(f"{where} is empty or not printable ASCII")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """The public listener. `trusted_proxies` are CIDRs whose X-Forwarded-For is believed; default none."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    workers: int = 1
+    tls_certificate: str | None = None
+    tls_key: str | None = None
+    tls_terminated_by: str | None = None
+    trusted_proxies: tuple[str, ...] = ()
+
+    def check(self) -> Faults:
+        yield from _port("port", self.port)
+        if not 1 <= self.workers <= 256:
+            yield "workers", "must be between 1 and 256"
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            yield "tls_certificate", "tls_certificate and tls_key go together"
+        if not is_loopback(self.host) and self.tls_certificate is None and not self.tls_terminated_by:
+            yield (
+                "host",
+                f"{self.host} is not loopback: set tls_certificate and tls_key, "
+                'or write tls_terminated_by = "what terminates TLS in front"',
+            )
+        for cidr in self.trusted_proxies:
+            try:
+                ip_network(cidr)
+            except ValueError:
+                yield "trusted_proxies", f"{cidr!r} is not a network such as 10.0.0.0/8"
+
+
+@dataclass(frozen=True, slots=True)
+class SideListener:
+    """A listener of its own, for the admin sub-app or for operations; without a port the public one serves."""
+
+    host: str = "127.0.0.1"
+    port: int | None = None
+
+    def check(self) -> Faults:
+        if self.port is not None:
+            yield from _port("port", self.port)
+        if not is_loopback(self.host):
+            yield "host", "a side listener speaks plain HTTP and stays on loopback"
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """The vendor. `credentials` maps an account key (`network:33`) to where its real token is kept."""
+
+    url: str
+    credentials: dict[str, Secret] = field(default_factory=dict)
+    lend_network_credential: bool = False
+    ca_file: str | None = None
+    max_connections: int = 256
+    max_connections_per_token: int = 64
+    idle_timeout_s: float = 20.0
+    connect_timeout_s: float = 5.0
+    first_byte_timeout_s: float = 30.0
+    gap_timeout_s: float = 30.0
+
+    def check(self) -> Faults:
+        try:
+            parts = urlsplit(self.url)
+            fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            fine = False
+            parts = urlsplit("")
+        if not fine or parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc:
+            yield "url", "expected scheme, host and port alone, such as https://acme.invoca.net"
+        elif parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+            yield (
+                "url",
+                "plain http is for an upstream on loopback only: the credential would travel in clear",
+            )
+        for key in self.credentials:
+            kind, _, account = key.partition(":")
+            if kind not in ACCOUNT_KINDS or not account:
+                yield f"credentials.{key}", 'expected an account such as "network:33"'
+        for name in ("max_connections", "max_connections_per_token"):
+            if getattr(self, name) < 1:
+                yield name, "must be at least 1"
+        yield from _positive(
+            self, "idle_timeout_s", "connect_timeout_s", "first_byte_timeout_s", "gap_timeout_s"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Where tokens and people are kept, and where the signing keys lie (outside the database, mode 0600)."""
+
+    path: str = "gateway.sqlite3"
+    keys: str = "keys"
+    busy_timeout_s: float = 5.0
+
+    def check(self) -> Faults:
+        yield from _positive(self, "busy_timeout_s")
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """How long tokens live: the default and the cap; and for how long one still works that was exposed."""
+
+    default_days: int = 90
+    max_days: int = 365
+    exposed_hours: int = 24
+
+    def check(self) -> Faults:
+        yield from _positive(self, "default_days", "max_days", "exposed_hours")
+        if self.default_days > self.max_days:
+            yield "default_days", f"is beyond max_days ({self.max_days})"
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """`local` is the operator's folder, laid over the packaged set: it adds, never removes."""
+
+    local: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Where decision records go: a file, appended to, or `-` for standard output."""
+
+    path: str = "records.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client may cost. 0 requests per minute means no rate limit."""
+
+    head_timeout_s: float = 10.0
+    body_timeout_s: float = 30.0
+    keep_alive_timeout_s: float = 75.0
+    drain_timeout_s: float = 30.0
+    max_body_bytes: int = 1_048_576
+    max_target_bytes: int = 8_192
+    max_header_bytes: int = 8_192
+    max_headers: int = 100
+    requests_per_minute: int = 600
+    failed_authentications_per_minute: int = 120
+
+    def check(self) -> Faults:
+        yield from _positive(
+            self, "head_timeout_s", "body_timeout_s", "keep_alive_timeout_s", "drain_timeout_s",
+            "max_body_bytes", "max_target_bytes", "max_header_bytes", "max_headers",
+        )  # fmt: skip
+        for name in ("requests_per_minute", "failed_authentications_per_minute"):
+            if getattr(self, name) < 0:
+                yield name, "must not be negative"
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """API versions accepted beside those the vendor prints."""
+
+    transactions: tuple[str, ...] = ()
+    network_integration: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything `serve` needs. `public_url` is the issuer and the audience of every token."""
+
+    public_url: str
+    upstream: Upstream
+    listen: Listen = Listen()
+    admin: SideListener = SideListener()
+    operations: SideListener = SideListener()
+    store: Store = Store()
+    tokens: Tokens = Tokens()
+    policies: Policies = Policies()
+    record: Record = Record()
+    limits: Limits = Limits()
+    versions: Versions = Versions()
+
+    def check(self) -> Faults:
+        parts = urlsplit(self.public_url)
+        if (
+            parts.scheme not in ("http", "https")
+            or not parts.hostname
+            or parts.path.strip("/")
+            or parts.query
+        ):
+            yield "public_url", "expected the origin apps use, such as https://gateway.example.com"
+        elif parts.scheme == "http" and not is_loopback(parts.hostname):
+            yield "public_url", "must be https outside loopback"
+
+
+def read(text: str, name: str, folder: Path | None = None) -> Config:
+    """A configuration file's text as settings. Relative paths in it are meant from `folder`, the file's own.
+
+    Raises: ConfigError with every fault.
+    """
+    config = tomlfile.read(Config, text, name)
+    return config if folder is None else _anchored(config, folder)
+
+
+def _anchored(config: Config, folder: Path) -> Config:
+    from dataclasses import replace
+
+    def at(path: str | None) -> str | None:
+        return None if path is None else path if path == "-" else str(folder / path)
+
+    return replace(
+        config,
+        listen=replace(
+            config.listen,
+            tls_certificate=at(config.listen.tls_certificate),
+            tls_key=at(config.listen.tls_key),
+        ),
+        upstream=replace(
+            config.upstream,
+            ca_file=at(config.upstream.ca_file),
+            credentials={k: replace(s, file=at(s.file)) for k, s in config.upstream.credentials.items()},
+        ),
+        store=replace(config.store, path=str(at(config.store.path)), keys=str(at(config.store.keys))),
+        policies=replace(config.policies, local=at(config.policies.local)),
+        record=replace(config.record, path=str(at(config.record.path))),
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a listener or peer name stays on this machine."""
+    if host in LOOPBACK_NAMES:
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _port(name: str, port: int) -> Faults:
+    if not 0 <= port <= 65535:
+        yield name, f"{port} is not a port"
+
+
+def _positive(settings: object, *names: str) -> Faults:
+    for name in names:
+        if getattr(settings, name) <= 0:
+            yield name, "must be above 0"

@@ -1,0 +1,220 @@
+"""What wraps every exchange on every surface: a request id, one record, and problems turned into answers.
+
+One middleware, outermost: the surfaces inside it raise `Problem`s and never write an answer for one. After the
+first byte of an answer is out nothing can be turned into anything: the client's connection is broken off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import traceback
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from gateway import body, headers
+from gateway.audit import Recorder
+from gateway.authenticate import Authenticator
+from gateway.body import Body
+from gateway.config import Limits
+from gateway.metrics import Metrics
+from gateway.model import AuditEvent
+from gateway.problem import Problem, Wire
+from gateway.target import fully_decoded
+from gateway.tokens import find_tokens, scrub
+
+EVENT = web.RequestKey("event", AuditEvent)
+HEAD = web.RequestKey("head", headers.Head)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+MAX_EXPOSED = 8  # a URL has room for few; each costs a signature
+log = logging.getLogger("gateway.exchange")
+
+BY_STATUS = {404: "not-found", 405: "method-not-allowed", 413: "body-too-large", 417: "expectation-failed"}
+
+
+class Exchanges:
+    """Makes the middleware. Knows how to begin an event, answer a problem, and record what happened."""
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        authenticator: Authenticator,
+        metrics: Metrics,
+        exposed_hours: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._exposed_hours = exposed_hours
+        self._recorder = recorder
+        self._authenticator = authenticator
+        self._metrics = metrics
+        self._clock = clock
+
+    def begin(self, method: str, client: str, surface: str) -> AuditEvent:
+        return AuditEvent(secrets.token_hex(12), self._clock(), surface, method, client)
+
+    def middleware(self) -> Middleware:
+        @web.middleware
+        async def exchange(request: web.Request, handler: Handler) -> web.StreamResponse:
+            event = self.begin(request.method, request.remote or "", surface_of(request.path))
+            request[EVENT] = event
+            try:
+                response = await self._answer(request, handler, event)
+                event.status = response.status
+                return response
+            except BaseException as fault:
+                _note_fault(event, fault)
+                raise
+            finally:
+                self.finish(event)
+
+        return exchange
+
+    async def _answer(self, request: web.Request, handler: Handler, event: AuditEvent) -> web.StreamResponse:
+        try:
+            # The version a lying head claims is judged too, so this comes before anything reads it.
+            request[HEAD] = headers.judge(
+                request.method, (request.version.major, request.version.minor), request.raw_headers
+            )
+            event.client = self._authenticator.client(
+                event.client, request.headers.getall("X-Forwarded-For", [])
+            )
+            return await handler(request)
+        except Problem as problem:
+            return self._refuse(request, event, problem)
+        except web.HTTPException as error:
+            allow = error.headers.get("Allow")
+            kind = BY_STATUS.get(error.status, "bad-request")
+            return self._refuse(request, event, Problem(kind, headers=(("Allow", allow),) if allow else ()))
+        except (asyncio.CancelledError, ConnectionError):
+            raise
+        except Exception as error:
+            log.error("internal-error: request %s\n%s", event.request_id, trace(error))
+            self._metrics.count("alarms", "internal-error")
+            event.outcome = "bug"
+            return self._refuse(request, event, Problem("internal-error"))
+
+    async def refuse_exposed(self, text: str, place: str, event: AuditEvent) -> None:
+        """Refuse a text that holds a token of ours, and mark that token exposed. `place`: query or body.
+
+        Raises: Problem "credential-in-query" or "credential-in-body".
+        """
+        found = find_tokens(text) or (find_tokens(fully_decoded(text)) if "%" in text else [])
+        if not found:
+            return
+        for token in found[:MAX_EXPOSED]:
+            marked = await self._authenticator.mark_exposed(token, self._exposed_hours)
+            if marked is not None:
+                event.act, event.subject = "token.exposed", marked
+                self._metrics.count("exposed_tokens")
+        raise Problem(
+            f"credential-in-{place}",
+            "A token was sent where it can be read: send it in the Authorization header alone, and rotate it.",
+        )
+
+    def _refuse(self, request: web.Request, event: AuditEvent, problem: Problem) -> web.StreamResponse:
+        event.problem = problem.kind
+        if event.outcome != "bug":
+            event.outcome = "refused"
+        response = as_response(problem.to_problem_json(event.request_id))
+        event.bytes_out = len(response.body or b"") if isinstance(response.body, bytes) else 0
+        if not request.content.is_eof():  # the rest of an unread body is nobody's next request
+            response.force_close()
+        return response
+
+    def finish(self, event: AuditEvent) -> None:
+        """Record an exchange that is over."""
+        self._recorder.record(event)
+        self._metrics.count("exchanges", event.surface, str(event.status), event.problem or "")
+
+
+async def receive(request: web.Request, timeout_s: float, max_bytes: int) -> bytes:
+    """The whole request body. A client that asked first is told to go on: nothing refuses it any more.
+
+    Raises: Problem "body-too-large", "request-timeout" or "bad-request".
+    """
+    head, received = request[HEAD], bytearray()
+    if head.length is not None and head.length > max_bytes:
+        raise too_large(max_bytes)
+    if head.expects_continue:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+    try:
+        async with asyncio.timeout(timeout_s):
+            async for piece in request.content.iter_any():
+                received += piece
+                if len(received) > max_bytes:
+                    raise too_large(max_bytes)
+    except TimeoutError:
+        raise Problem("request-timeout", "The request body did not arrive in time.") from None
+    except web.RequestPayloadError:
+        raise Problem("bad-request", "The request body is not framed as HTTP/1.1.") from None
+    return bytes(received)
+
+
+async def receive_json(request: web.Request, limits: Limits) -> Body:
+    """The whole body as one strictly parsed JSON object; nothing for no body at all.
+
+    Raises: as `receive`, Problem "unsupported-media-type", and those of `body.judge`.
+    """
+    head = request[HEAD]
+    if head.length == 0:
+        return body.EMPTY
+    if not headers.is_json(head.content_type):
+        raise Problem("unsupported-media-type", "Send the body as application/json in UTF-8.")
+    raw = await receive(request, limits.body_timeout_s, limits.max_body_bytes)
+    return body.judge(raw) if raw else body.EMPTY
+
+
+def too_large(max_bytes: int) -> Problem:
+    return Problem("body-too-large", f"A request body is at most {max_bytes} bytes.")
+
+
+async def no_early_continue(_: web.Request) -> None:
+    """aiohttp's hook for `Expect`, answered by `receive` instead: a refused client need not send its body."""
+
+
+def surface_of(path: str) -> str:
+    """Which surface a path belongs to, for records and metrics; a closed set."""
+    first = path.split("/", 2)[1] if path.startswith("/") else ""
+    if first in ("oauth", ".well-known"):
+        return "oauth"
+    if first in ("healthz", "readyz", "metrics"):
+        return "operations"
+    return first if first in ("admin", "gateway") else "proxy"
+
+
+def as_response(wire: Wire) -> web.Response:
+    """A problem's wire form, or any (status, headers, body), as an aiohttp response."""
+    status, fields, body = wire
+    return web.Response(status=status, body=body, headers=fields)
+
+
+async def on_prepare(request: web.Request, response: web.StreamResponse) -> None:
+    """What every answer carries: the request id, our name instead of a version banner, and no caching."""
+    event = request.get(EVENT)
+    if event is not None:
+        response.headers["Gateway-Request-Id"] = event.request_id
+        if event.principal is not None:
+            response.headers["Token-Expires"] = rfc3339(event.principal.expires_at)
+    response.headers["Server"] = "invoca-gateway"
+    response.headers.setdefault("Cache-Control", "no-store")
+
+
+def rfc3339(seconds: int) -> str:
+    """UTC seconds as `2027-02-22T05:58:28Z`."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def trace(error: BaseException) -> str:
+    """Where an error came from, without what it says: messages can quote what a client sent."""
+    frames = traceback.format_list(traceback.extract_tb(error.__traceback__))
+    return scrub("".join(frames) + type(error).__qualname__)
+
+
+def _note_fault(event: AuditEvent, fault: BaseException) -> None:
+    if event.outcome == "complete":
+        event.outcome = "aborted" if isinstance(fault, asyncio.CancelledError | ConnectionError) else "bug"

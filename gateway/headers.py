@@ -1,0 +1,205 @@
+"""Which headers travel, in which direction; and what makes a request head one that can be read in one way only.
+
+Both directions are allow lists. Upstream, the gateway is the client: almost every header it sends is its own,
+and the credential is set last, so that nothing a client writes can remove or replace it.
+
+Sources: RFC 9110 sections 7.6.1 (Connection) and 7.6.3 (Via), RFC 9112 sections 3.2, 6.1 and 6.3, RFC 6750
+section 2.1, section 5 of the design.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from gateway.model import Network
+from gateway.problem import Problem
+from gateway.tokens import PREFIX, REFUSED
+
+Pairs = Sequence[tuple[bytes, bytes]]
+
+NAME = re.compile(rb"[A-Za-z0-9-]+")
+HOST = re.compile(r"(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?", re.ASCII)
+LENGTH = re.compile(rb"[0-9]{1,15}")
+BEARER = re.compile(r"bearer +([^ ]+)", re.ASCII | re.IGNORECASE)
+PLAIN = re.compile(rb"[\x20-\x7e]{1,256}")
+JSON_TYPE = re.compile(r'application/json(?:; ?charset="?utf-8"?)?', re.ASCII | re.IGNORECASE)
+
+ALLOWED_METHODS = ("DELETE", "GET", "POST", "PUT")
+KNOWN_METHODS = frozenset({*ALLOWED_METHODS, "HEAD", "OPTIONS", "PATCH", "TRACE", "CONNECT"})
+# A header that occurs twice can be read as the first or the last: for these, that is a difference in meaning.
+SINGLE = frozenset(
+    {b"authorization", b"host", b"content-length", b"content-type", b"content-encoding", b"transfer-encoding",
+     b"expect"}
+)  # fmt: skip
+NOT_TO_NOMINATE = frozenset({"authorization", "host", "content-length", "content-type"})
+OVERRIDES = frozenset({b"x-http-method-override", b"x-http-method", b"x-method-override"})
+TO_UPSTREAM = frozenset({b"accept-language", b"user-agent"})
+TO_CLIENT = frozenset({b"content-type", b"content-language", b"content-disposition"})
+ACCEPT = {"json": b"application/json", "csv": b"text/csv", "xml": b"application/xml"}
+VIA = "1.1 invoca-gateway"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the gateway itself reads of a request head. `length` is None for a chunked body, 0 for none."""
+
+    host: str
+    authorization: str | None
+    content_type: str
+    length: int | None
+    expects_continue: bool
+
+
+def judge(method: str, version: tuple[int, int], raw: Pairs) -> Head:
+    """A request head as received, or a Problem for one that could be read in two ways or asks for too much."""
+    if version not in ((1, 1), (1, 0)):
+        raise Problem("version-not-supported", "HTTP/1.1 is spoken here.")
+    if method not in KNOWN_METHODS:
+        raise Problem("not-implemented", "The request method is not one this gateway knows.")
+    found: dict[bytes, str] = {}
+    for name, value in raw:
+        low = name.lower()
+        if NAME.fullmatch(name) is None:
+            raise Problem(
+                "bad-header", "A header name holds something other than letters, digits and hyphens."
+            )
+        if low in SINGLE and low in found:
+            kind = "two-credentials" if low == b"authorization" else "bad-header"
+            raise Problem(kind, f"The header {low.decode()} is repeated.")
+        if low in OVERRIDES:
+            raise Problem("forbidden-parameter", "A header that overrides the method is refused.")
+        found[low] = (
+            value.decode("latin-1") if low not in found else f"{found[low]},{value.decode('latin-1')}"
+        )
+    if method in ("CONNECT", "TRACE"):
+        raise Problem("method-not-allowed", headers=(("Allow", ", ".join(ALLOWED_METHODS)),))
+    if b"upgrade" in found:
+        raise Problem("not-implemented", "No protocol upgrade is offered.")
+    if "_" in found.get(b"connection", "") or NOT_TO_NOMINATE & nominated(found.get(b"connection", "")):
+        raise Problem("bad-header", "Connection names a header that is not hop-by-hop.")
+    return Head(
+        host=_host(version, found.get(b"host")),
+        authorization=found.get(b"authorization"),
+        content_type=_content_type(found),
+        length=_length(version, found),
+        expects_continue=_expectation(version, found.get(b"expect")),
+    )
+
+
+def _host(version: tuple[int, int], host: str | None) -> str:
+    if host is None:
+        if version == (1, 0):
+            return ""
+        raise Problem("bad-header", "The Host header is missing.")
+    if HOST.fullmatch(host) is None:
+        raise Problem("bad-header", "The Host header is not a host.")
+    return host
+
+
+def _content_type(found: dict[bytes, str]) -> str:
+    if found.get(b"content-encoding", "identity").lower() != "identity":
+        raise Problem("unsupported-media-type", "A content coding is not accepted.")
+    return found.get(b"content-type", "")
+
+
+def _length(version: tuple[int, int], found: dict[bytes, str]) -> int | None:
+    coding, length = found.get(b"transfer-encoding"), found.get(b"content-length")
+    if coding is not None:
+        # RFC 9112 6.1: in HTTP/1.0, or beside Content-Length, an attack rather than a choice.
+        if version == (1, 0) or length is not None:
+            raise Problem("bad-header", "Transfer-Encoding is not acceptable here.")
+        if coding.lower() != "chunked":
+            raise Problem("not-implemented", "The transfer coding is not chunked.")
+        return None
+    if length is None:
+        return 0
+    if LENGTH.fullmatch(length.encode("latin-1")) is None:
+        raise Problem("bad-header", "Content-Length is not a number.")
+    return int(length)
+
+
+def _expectation(version: tuple[int, int], expect: str | None) -> bool:
+    if expect is None or version == (1, 0):
+        return False
+    if expect.lower() != "100-continue":
+        raise Problem("expectation-failed", "Only 100-continue can be expected.")
+    return True
+
+
+def bearer(authorization: str | None) -> str:
+    """The token of an `Authorization: Bearer` header.
+
+    Raises: Problem "no-credential" when there is none, or one of another scheme (RFC 6750 section 3.1).
+    """
+    if authorization is None:
+        raise Problem("no-credential", "Send your token as 'Authorization: Bearer <token>'.")
+    found = BEARER.fullmatch(authorization.strip(" \t"))
+    if found is None:
+        if authorization.lower().startswith("bearer"):
+            raise Problem("invalid-token", REFUSED)
+        raise Problem("no-credential", "Only 'Authorization: Bearer <token>' is accepted.")
+    return found[1]
+
+
+def nominated(connection: str) -> set[str]:
+    """The header names a Connection header declares hop-by-hop, in lower case (RFC 9110 section 7.6.1)."""
+    return {name.strip(" \t").lower() for name in connection.split(",")} - {"", "close", "keep-alive"}
+
+
+def to_upstream(raw: Pairs, *, credential: str, form: str, has_body: bool) -> tuple[tuple[bytes, bytes], ...]:
+    """The headers of the upstream request, but for Host and framing. `form`: json, csv or xml.
+
+    A header nominated by Connection, or holding anything but printable ASCII or one of our tokens, stays here.
+    The vendor takes the bare token, without a scheme ("Manage API Credentials").
+    """
+    dropped = {name.encode() for key, value in raw if key.lower() == b"connection"
+               for name in nominated(value.decode("latin-1"))}  # fmt: skip
+    kept = [
+        (name.lower(), value)
+        for name, value in raw
+        if name.lower() in TO_UPSTREAM - dropped and PLAIN.fullmatch(value) and PREFIX.encode() not in value
+    ]
+    kept += [(b"accept", ACCEPT[form]), (b"accept-encoding", b"identity"), (b"via", VIA.encode())]
+    if has_body:
+        kept.append((b"content-type", b"application/json"))
+    kept.append((b"authorization", credential.encode("ascii")))
+    return tuple(kept)
+
+
+def to_client(reply: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
+    """The headers of a reply that may travel on; names arrive in lower case, values checked by `upstream.py`."""
+    return [(name.decode().title(), value.decode("latin-1")) for name, value in reply if name in TO_CLIENT]
+
+
+def is_json(content_type: str) -> bool:
+    """Whether a request's Content-Type is application/json in UTF-8, said or unsaid."""
+    return JSON_TYPE.fullmatch(content_type) is not None
+
+
+def client_address(peer: str, forwarded_for: Sequence[str], trusted: Sequence[Network]) -> str:
+    """Who the client is: the peer, or behind trusted proxies the first hop from the right that is not one.
+
+    Raises: Problem "bad-header" when a trusted proxy sends something that is not an address.
+    """
+    hops = [hop.strip(" \t") for line in forwarded_for for hop in line.split(",")]
+    client = peer
+    while hops and within(client, trusted):
+        client = hops.pop()
+        try:
+            client = str(ip_address(client))
+        except ValueError:
+            raise Problem("bad-header", "X-Forwarded-For holds something that is not an address.") from None
+    return client
+
+
+def within(address: str, networks: Sequence[Network]) -> bool:
+    """Whether an address lies in one of the networks; an IPv4-mapped IPv6 address counts as the IPv4 one."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return False
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return any((mapped or parsed) in network for network in networks)

@@ -1,0 +1,183 @@
+"""The nouns everything else speaks of: frozen values, no I/O, no clock of their own.
+
+What is here is what a decision is made from and what it is made into. How these values come about
+(a signature checked, a path matched, a row read) is other files' business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+from typing import Literal, get_args
+
+AccountKind = Literal["network", "advertiser", "affiliate"]
+Role = Literal["super", "manager", "member", "observer"]
+Api = Literal["transactions", "network_integration"]
+Effect = Literal["read", "write", "destroy", "publish", "impersonate"]
+Relation = Literal["own", "network", "none", "other"]
+
+ACCOUNT_KINDS: tuple[AccountKind, ...] = get_args(AccountKind)
+ROLES: tuple[Role, ...] = get_args(Role)
+EFFECTS: tuple[Effect, ...] = get_args(Effect)
+RELATIONS: tuple[Relation, ...] = get_args(Relation)
+
+SCOPES = (
+    "transactions:read",
+    "network:read",
+    "network:write",
+    "network:destroy",
+    "network:publish",
+    "reveal:pii",
+    "reveal:financial",
+    "tokens:manage",
+)
+"""Every scope there is, in the order they are shown. None implies another."""
+
+DEFAULT_SCOPES = ("transactions:read",)
+
+Clock = Callable[[], float]
+"""Seconds since the epoch, UTC. Passed in, so that tests can turn it."""
+
+Network = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An account of the vendor: its kind, the vendor's id, and the vendor's id of the network it is in.
+
+    A network belongs to itself: `network == id`.
+    """
+
+    kind: AccountKind
+    id: str
+    network: str
+
+    @property
+    def key(self) -> str:
+        """`network:33`: how an account is written in configuration, on the command line and in bodies."""
+        return f"{self.kind}:{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A user as they are now: what a token's privileges are inherited from."""
+
+    id: str
+    account: Account
+    role: Role
+    administrator: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is asking, once proven: a live token and its owner as they are now.
+
+    `accounts` are the account keys the token is cut down to, or None for all that its owner may reach.
+    `networks` are the client networks the token may be used from, or None for anywhere.
+    """
+
+    token_id: str
+    owner: Owner
+    scopes: frozenset[str]
+    expires_at: int
+    accounts: frozenset[str] | None = None
+    networks: tuple[Network, ...] | None = None
+    bootstrap: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One business act of the vendor's documentation, by id: `network_transactions_list`.
+
+    `scope` is what a token needs for it; None means that no scope reaches it.
+    `account_kind` is the kind of account that the path names with the placeholder `account`.
+    `status` is `current`, `legacy` or `refused_upstream`.
+    `replaces` are the arrays of the body that replace a stored set: members left out are deleted. A request
+    that carries one is judged as this operation with effect `destroy`.
+    """
+
+    id: str
+    api: Api
+    effect: Effect
+    scope: str | None
+    status: str
+    methods: tuple[str, ...]
+    path: str
+    formats: tuple[str, ...]
+    account_kind: AccountKind | None = None
+    account: str | None = None
+    replaces: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request as identified: an operation, the API version, the account in its path, the format asked for.
+
+    `account_id` is None when the path could name an account and does not (the network id left out).
+    """
+
+    operation: Operation
+    version: str
+    account_id: str | None
+    format: str
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRef:
+    """A policy as a decision names it: enough to say why, and where to read it."""
+
+    id: str
+    effect: Literal["permit", "forbid"]
+    reason: str
+    source: str
+    file: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Allow or deny, and the policies behind it (none for a default deny).
+
+    `problem` is None for an allow, else the kind of the refusal. `error` is set when an evaluation failed.
+    """
+
+    allowed: bool
+    policies: tuple[PolicyRef, ...] = ()
+    problem: str | None = None
+    missing_scope: str | None = None
+    error: str | None = None
+
+
+Outcome = Literal["complete", "refused", "aborted", "cut", "bug"]
+
+
+@dataclass(slots=True)
+class AuditEvent:
+    """One exchange, as it will be recorded. Filled in as the request goes along; written once, at the end.
+
+    It never holds a credential, a header value, a query string or any value of it, a body, or a path: the
+    operation id and the account say what was asked for. Sizes are bytes, times are seconds since the epoch.
+
+    `surface` is `proxy`, `oauth`, `admin`, `gateway`, `operations` or `wire` (refused before it had a surface).
+    `act` names what an admin or OAuth request did, `subject` the token it did it to.
+    `outcome`: complete; refused (a Problem); aborted (the client left); cut (the upstream failed in mid-answer,
+    so the client's connection was broken off); bug.
+    """
+
+    request_id: str
+    began: float
+    surface: str = "proxy"
+    method: str = ""
+    client: str = ""
+    principal: Principal | None = None
+    call: Call | None = None
+    decision: Decision | None = None
+    act: str | None = None
+    subject: str | None = None
+    status: int = 0
+    problem: str | None = None
+    upstream_status: int | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
+    outcome: Outcome = "complete"

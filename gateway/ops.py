@@ -1,0 +1,61 @@
+"""Liveness, readiness and metrics: what the people who run it at night look at first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from gateway.audit import Recorder
+from gateway.metrics import CONTENT_TYPE, Metrics
+from gateway.policy import PolicySet
+from gateway.problem import Problem
+from gateway.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """Handlers of `/healthz`, `/readyz` and `/metrics`. An upstream that is down does not make us unready."""
+
+    store: Store
+    recorder: Recorder
+    policies: PolicySet
+    metrics: Metrics
+
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        router.add_get("/healthz", self.healthz)
+        router.add_get("/readyz", self.readyz)
+        router.add_get("/metrics", self.expose)
+
+    async def healthz(self, _: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"}, headers={"Gateway-Answer": "ok"})
+
+    async def readyz(self, _: web.Request) -> web.Response:
+        """200 when requests can be judged and recorded, else 503 with what is wrong."""
+        checks = {
+            "store": await self._store(),
+            "record": "ok" if self.recorder.healthy else "cannot be written",
+        }
+        ready = all(state == "ok" for state in checks.values())
+        return web.json_response(
+            {
+                "status": "ready" if ready else "not ready",
+                "checks": checks,
+                "policies": self.policies.digest[:16],
+            },
+            status=200 if ready else 503,
+            headers={"Gateway-Answer": "ok" if ready else "not-ready"},
+        )
+
+    async def _store(self) -> str:
+        try:
+            await self.store.ping()
+        except Problem:
+            return "cannot answer"
+        return "ok"
+
+    async def expose(self, _: web.Request) -> web.Response:
+        return web.Response(
+            body=self.metrics.text().encode(),
+            headers={"Content-Type": CONTENT_TYPE, "Gateway-Answer": "ok"},
+        )

@@ -1,0 +1,48 @@
+"""The store: tokens and people, behind one Protocol. `open_store` is the only way in."""
+
+from __future__ import annotations
+
+from gateway import config
+from gateway.model import Clock
+from gateway.store.rows import (
+    MAX_DESCRIPTION_CHARS,
+    MAX_PAGE,
+    MAX_REASON_CHARS,
+    MIN_DESCRIPTION_CHARS,
+    TOKEN_STATES,
+    Page,
+    Store,
+    TokenRow,
+    TokenState,
+    UserRow,
+    folded,
+    new_token_id,
+    new_user_id,
+)
+from gateway.store.sqlite import SqliteStore
+
+__all__ = [
+    "MAX_DESCRIPTION_CHARS",
+    "MAX_PAGE",
+    "MAX_REASON_CHARS",
+    "MIN_DESCRIPTION_CHARS",
+    "TOKEN_STATES",
+    "Page",
+    "Store",
+    "TokenRow",
+    "TokenState",
+    "UserRow",
+    "folded",
+    "new_token_id",
+    "new_user_id",
+    "open_store",
+]
+
+
+async def open_store(settings: config.Store, clock: Clock) -> Store:
+    """The store at `settings.path`, created and migrated when it has to be. Close it: it owns threads.
+
+    Open it once per process and after any fork: SQLite forbids carrying a connection over one.
+    Raises: ConfigError, when the file cannot be used.
+    """
+    return await SqliteStore.open(settings, clock)

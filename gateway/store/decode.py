@@ -1,0 +1,136 @@
+"""Rows of SQLite into the store's rows, as strictly as they were written.
+
+A row that another hand has touched is not read kindly: it is Unreadable, and the store cannot answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from ipaddress import ip_network
+from typing import Any, TypeVar
+
+from gateway.model import ACCOUNT_KINDS, ROLES, SCOPES, Account
+from gateway.store.rows import TokenRow, UserRow
+
+T = TypeVar("T")
+Row = tuple[Any, ...]
+
+TOKEN = """t.id, t.owner_id, t.description, t.scopes, t.created_at, t.expires_at, t.paused_at, t.exposed_at,
+    t.rotate_by, t.deleted_at, t.deleted_by, t.delete_reason, t.made_by, t.outlives_maker, t.bootstrap,
+    t.accounts, t.networks"""
+USER = "u.id, u.email, a.kind, a.id, a.network, u.role, u.administrator, u.active, u.created_at"
+USERS = "users AS u JOIN accounts AS a ON a.kind = u.account_kind AND a.id = u.account_id"
+
+
+class Unreadable(Exception):
+    """A row that this code did not write, or not like this. Never shown: it may be anybody's text."""
+
+
+def first(parse: Callable[[Row], T]) -> Callable[[list[Row]], T | None]:
+    """A reader of one row or none, from a reader of one row."""
+    return lambda rows: parse(rows[0]) if rows else None
+
+
+def token_row(row: Row) -> TokenRow:
+    """The columns of TOKEN. Raises: Unreadable."""
+    (
+        token_id, owner_id, description, scopes, created_at, expires_at, paused_at, exposed_at, rotate_by,
+        deleted_at, deleted_by, delete_reason, made_by, outlives_maker, bootstrap, accounts, networks,
+    ) = row  # fmt: skip
+    return TokenRow(
+        id=_text(token_id),
+        owner_id=_text(owner_id),
+        description=_text(description),
+        scopes=_scopes(_text(scopes)),
+        created_at=_whole(created_at),
+        expires_at=_whole(expires_at),
+        paused_at=None if paused_at is None else _whole(paused_at),
+        exposed_at=None if exposed_at is None else _whole(exposed_at),
+        rotate_by=None if rotate_by is None else _whole(rotate_by),
+        deleted_at=None if deleted_at is None else _whole(deleted_at),
+        deleted_by=None if deleted_by is None else _text(deleted_by),
+        delete_reason=None if delete_reason is None else _text(delete_reason),
+        made_by=None if made_by is None else _text(made_by),
+        outlives_maker=_flag(outlives_maker),
+        bootstrap=_flag(bootstrap),
+        accounts=_list(accounts),
+        networks=_networks(_list(networks)),
+    )
+
+
+def user_row(row: Row) -> UserRow:
+    """The columns of USER. Raises: Unreadable."""
+    user_id, email, kind, account_id, network, role, administrator, active, created_at = row
+    if role not in ROLES:
+        raise Unreadable
+    return UserRow(
+        id=_text(user_id),
+        email=_text(email),
+        account=account_row((kind, account_id, network)),
+        role=role,
+        administrator=_flag(administrator),
+        active=_flag(active),
+        created_at=_whole(created_at),
+    )
+
+
+def account_row(row: Row) -> Account:
+    """Kind, id, network. Raises: Unreadable."""
+    kind, account_id, network = row
+    if kind not in ACCOUNT_KINDS or (kind == "network" and network != account_id):
+        raise Unreadable
+    return Account(kind, _text(account_id), _text(network))
+
+
+def number(rows: list[Row]) -> int:
+    """The one number of a one-row answer. Raises: Unreadable."""
+    if not rows:
+        raise Unreadable
+    return _whole(rows[0][0])
+
+
+def _text(value: object) -> str:
+    if type(value) is not str:
+        raise Unreadable
+    return value
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int:
+        raise Unreadable
+    return value
+
+
+def _scopes(text: str) -> tuple[str, ...]:
+    scopes = tuple(text.split(" "))
+    if not all(scope in SCOPES for scope in scopes):
+        raise Unreadable
+    return scopes
+
+
+def _networks(items: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    try:
+        for item in items or ():
+            ip_network(item)
+    except ValueError:
+        raise Unreadable from None
+    return items
+
+
+def _flag(value: object) -> bool:
+    if type(value) is not int or value not in (0, 1):
+        raise Unreadable
+    return value == 1
+
+
+def _list(value: object) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    try:
+        items = json.loads(_text(value))
+    except (ValueError, RecursionError):
+        raise Unreadable from None
+    if not isinstance(items, list):
+        raise Unreadable
+    return tuple(map(_text, items))

@@ -1,0 +1,182 @@
+"""The signing keys on disk, outside the database: neither a stolen key nor a stolen database alone is a token.
+
+In a folder of mode 0700, files of mode 0600 named by key id: `<kid>.pem` is the private key that signs now,
+`<kid>.pub.pem` a public key whose tokens are still accepted. Retiring a key keeps its public half alone.
+Everybody who reads or writes the folder holds a lock on it, so that nobody sees half a change.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from gateway.tokens import Keyring, PublicKey, SigningKey, generate_key, public_key, signing_key
+from gateway.tomlfile import ConfigError, Fault
+
+_PRIVATE, _PUBLIC = ".pem", ".pub.pem"
+K = TypeVar("K", SigningKey, PublicKey)
+
+
+def load_or_create_keys(path: str) -> Keyring:
+    """The keys in a folder; folder and first key are made when missing. Of several at once, one creates.
+
+    Raises: ConfigError naming the file, for anything that is not as this module writes it.
+    """
+    folder = Path(path)
+    with _explained(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _locked(folder):
+            _settle(folder)
+            return _load(folder, create=True)
+
+
+def load_keys(path: str) -> Keyring:
+    """The keys in a folder that has some: reads only. Raises: as `load_or_create_keys`."""
+    folder = Path(path)
+    with _explained(folder), _locked(folder):
+        return _load(folder, create=False)
+
+
+def rotate_keys(path: str) -> Keyring:
+    """A new signing key, the one before kept as public only. Running workers sign on with theirs until they
+    load again, and accept the new key's tokens only then.
+
+    Raises: as `load_or_create_keys`.
+    """
+    folder = Path(path)
+    with _explained(folder), _locked(folder):
+        _settle(folder)
+        before = _load(folder, create=False).current
+        # In this order a crash leaves either the old key signing, or a settled retirement and no signing key
+        # yet, which `_settle` and `create=True` finish: at no point is a public key lost.
+        _write(folder, before.kid + _PUBLIC, before.public.to_pem())
+        _settle(folder)
+        return _load(folder, create=True)
+
+
+def drop_retired_keys(path: str, *, retired_before: float) -> tuple[str, ...]:
+    """Forget public keys retired before a time (UTC seconds); their ids. Only safe when none of their tokens
+    can still be live: that time is now minus the longest life a token may have.
+
+    Raises: as `load_or_create_keys`.
+    """
+    folder = Path(path)
+    dropped = []
+    with _explained(folder), _locked(folder):
+        for key in _load(folder, create=False).retired:
+            file = folder / (key.kid + _PUBLIC)
+            if file.stat().st_mtime < retired_before:
+                file.unlink()
+                dropped.append(key.kid)
+                _sync(folder)
+    return tuple(dropped)
+
+
+def _load(folder: Path, *, create: bool) -> Keyring:
+    if stat.S_IMODE(folder.stat().st_mode) & 0o077:
+        raise _fault(folder, "can be read by group or others: chmod 0700")
+    retired = {key.kid: key for key in _retired(folder)}
+    current = [key for key in _private(folder) if key.kid not in retired]
+    if len(current) > 1:
+        raise _fault(folder, f"has {len(current)} signing keys, and one signs: remove the others")
+    if not current:
+        if not create:
+            raise _fault(folder, "has no signing key")
+        current = [generate_key()]
+        _write(folder, current[0].kid + _PRIVATE, current[0].to_pem())
+    return Keyring(current[0], tuple(retired[kid] for kid in sorted(retired)))
+
+
+def _private(folder: Path) -> Iterator[SigningKey]:
+    for file in sorted(folder.glob("*" + _PRIVATE)):
+        if file.name.endswith(_PUBLIC):
+            continue
+        # Asked of the open file, so that what was judged is what is read.
+        with file.open("rb") as handle:
+            if stat.S_IMODE(os.fstat(handle.fileno()).st_mode) & 0o077:
+                raise _fault(
+                    file, "is a private key that group or others can read: chmod 0600, or replace it"
+                )
+            pem = handle.read()
+        try:
+            key = signing_key(pem)
+        except ValueError as error:
+            raise _fault(file, str(error)) from None
+        yield _named(key, file, _PRIVATE)
+
+
+def _retired(folder: Path) -> Iterator[PublicKey]:
+    for file in sorted(folder.glob("*" + _PUBLIC)):
+        try:
+            key = public_key(file.read_bytes())
+        except ValueError as error:
+            raise _fault(file, str(error)) from None
+        yield _named(key, file, _PUBLIC)
+
+
+def _named(key: K, file: Path, ending: str) -> K:
+    if file.name != key.kid + ending:
+        raise _fault(file, f"holds another key than its name says ({key.kid})")
+    return key
+
+
+def _settle(folder: Path) -> None:
+    """Finish a retirement that was cut short: a key with a public file beside it no longer signs."""
+    for file in folder.glob("*" + _PUBLIC):
+        private = folder / (file.name.removesuffix(_PUBLIC) + _PRIVATE)
+        if private.exists():
+            private.unlink()
+            _sync(folder)
+
+
+def _write(folder: Path, name: str, content: bytes) -> None:
+    """The file, whole and on the disk, or not there at all. Raises: FileExistsError rather than replace one."""
+    draft = folder / f".{name}.{os.getpid()}"
+    draft.unlink(missing_ok=True)  # of a process of this id that died here; the lock says it is nobody's
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(draft, folder / name)
+    finally:
+        draft.unlink()
+    _sync(folder)
+
+
+def _sync(folder: Path) -> None:
+    """Make names made or removed in a folder as durable as the files are."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)  # released with the handle, and so with the process
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """What the operating system refuses, in the words of a setting that cannot be used."""
+    try:
+        yield
+    except OSError as error:
+        raise _fault(Path(error.filename or folder), f"cannot be used: {error.strerror}") from None
+
+
+def _fault(file: Path, text: str) -> ConfigError:
+    return ConfigError([Fault(str(file), 0, "", text)])

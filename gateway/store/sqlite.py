@@ -1,0 +1,621 @@
+"""The store in one SQLite file, through aiosqlite.
+
+One connection writes, one transaction at a time; two read, so that neither a writer nor a long list ever makes
+`find` wait (WAL readers see the last commit and take no lock that a writer holds). A commit is on the disk
+before it is acknowledged (`synchronous = FULL`): deleting a token is a security statement.
+
+Every statement goes through a connection's own thread, in the order sent. That is what makes cancellation
+safe: the ROLLBACK of a task that was cancelled is queued behind whatever it had begun, before the next BEGIN.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import aiosqlite
+
+from gateway import config
+from gateway.model import SCOPES, Account, AccountKind, Clock, Role
+from gateway.problem import Problem
+from gateway.store.decode import (
+    TOKEN,
+    USER,
+    USERS,
+    Row,
+    Unreadable,
+    account_row,
+    first,
+    number,
+    token_row,
+    user_row,
+)
+from gateway.store.given import (
+    account_key,
+    bindable,
+    check_account,
+    check_prose,
+    check_role,
+    cidr,
+    clean_description,
+    clean_email,
+    page_limit,
+    when,
+)
+from gateway.store.migrations import Refused, migrate
+from gateway.store.rows import (
+    MAX_REASON_CHARS,
+    Page,
+    TokenRow,
+    TokenState,
+    UserRow,
+    folded,
+    new_token_id,
+    new_user_id,
+)
+from gateway.tokens import MAX_TIME
+from gateway.tomlfile import ConfigError, Fault
+
+log = logging.getLogger("gateway.store")
+T = TypeVar("T")
+
+GRACE_S = 1.0  # beyond the busy timeout, until an operation is given up
+ROLLBACK_S = 0.25
+CHILD_REASON = "the token that made it was deleted"
+
+# Every S608 below joins constants of this file; values are always bound.
+FIND = f"SELECT {TOKEN}, {USER} FROM {USERS} JOIN tokens AS t ON t.owner_id = u.id WHERE t.jti_digest = ?"  # noqa: S608
+
+# The token and all that dies with it: what it made, what that made, and so on. `t.rotate_by` and expiry need no
+# such walk when a token is read: a child's expiry is cut down to its maker's when it is made, an exposure is
+# handed down when it happens, and so is a deletion. The child's own row is the whole truth about it.
+_FAMILY = """
+    WITH RECURSIVE family (id) AS (
+        SELECT id FROM tokens WHERE id = :id
+        UNION
+        SELECT child.id FROM tokens AS child JOIN family ON child.made_by = family.id
+        WHERE child.outlives_maker = 0
+    )
+"""
+
+# As TokenRow.state, each written so that an index on the rare part can serve it.
+_EXPIRY = "min(t.expires_at, coalesce(t.rotate_by, t.expires_at))"
+STATE: dict[TokenState, str] = {
+    "deleted": "t.deleted_at IS NOT NULL",
+    "expired": f"t.deleted_at IS NULL AND {_EXPIRY} <= :now",
+    "paused": f"t.deleted_at IS NULL AND t.paused_at IS NOT NULL AND {_EXPIRY} > :now",
+    "exposed": "t.deleted_at IS NULL AND t.paused_at IS NULL AND t.exposed_at IS NOT NULL "
+    f"AND {_EXPIRY} > :now",
+    "active": f"t.deleted_at IS NULL AND t.paused_at IS NULL AND t.exposed_at IS NULL AND {_EXPIRY} > :now",
+}
+
+
+_CODES = {
+    sqlite3.SQLITE_BUSY: "locked by another writer",
+    sqlite3.SQLITE_LOCKED: "locked by another writer",
+    sqlite3.SQLITE_INTERRUPT: "interrupted at its deadline",
+    sqlite3.SQLITE_FULL: "disk full",
+    sqlite3.SQLITE_READONLY: "read-only",
+    sqlite3.SQLITE_IOERR: "input or output error",
+    sqlite3.SQLITE_CORRUPT: "damaged",
+    sqlite3.SQLITE_NOTADB: "not a database",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened",
+    sqlite3.SQLITE_PERM: "not permitted",
+    sqlite3.SQLITE_AUTH: "not permitted",
+    sqlite3.SQLITE_NOMEM: "out of memory",
+}
+_CLASSES: tuple[tuple[type[Exception], str], ...] = (
+    (TimeoutError, "no answer within the deadline"),
+    (OSError, "refused by the operating system"),
+    (Unreadable, "a row that does not read as it was written"),
+    (sqlite3.Error, "refused by SQLite"),
+)
+_FAULTS = tuple(kind for kind, _ in _CLASSES)
+
+
+def cause(error: Exception) -> str:
+    """What went wrong, by error code or class, never by message: a message may quote a value."""
+    primary = getattr(error, "sqlite_errorcode", -1) & 0xFF  # the extended code's low byte
+    return _CODES.get(primary) or next(words for kind, words in _CLASSES if isinstance(error, kind))
+
+
+def _unavailable(operation: str, error: Exception) -> Problem:
+    log.error(
+        "store-unavailable operation=%s cause=%r class=%s code=%s",
+        operation, cause(error), type(error).__name__, getattr(error, "sqlite_errorname", "-"),
+    )  # fmt: skip
+    return Problem("store-unavailable")
+
+
+class SqliteStore:
+    """`rows.Store` over one file. Made by `open`."""
+
+    def __init__(
+        self,
+        writer: aiosqlite.Connection,
+        finder: aiosqlite.Connection,
+        reader: aiosqlite.Connection,
+        busy_timeout_s: float,
+        clock: Clock,
+    ) -> None:
+        self._writer = writer
+        self._finder = finder
+        self._reader = reader
+        self._deadline_s = busy_timeout_s + GRACE_S
+        self._clock = clock
+        self._writing = asyncio.Lock()
+        self._closed = False
+
+    @classmethod
+    async def open(cls, settings: config.Store, clock: Clock) -> SqliteStore:
+        """The store at `settings.path`, created with mode 0600 and migrated when it has to be.
+
+        Raises: ConfigError, when the file cannot be used.
+        """
+        # At DEBUG aiosqlite logs every statement with its values.
+        logging.getLogger("aiosqlite").setLevel(logging.INFO)
+        opened: list[aiosqlite.Connection] = []
+        try:
+            async with asyncio.timeout(2 * (settings.busy_timeout_s + GRACE_S)):
+                path = _private_file(Path(settings.path))
+                for writes in (True, False, False):
+                    opened.append(await _connect(path, settings.busy_timeout_s, writes=writes))
+                    if writes:
+                        await migrate(opened[0])
+            return cls(opened[0], opened[1], opened[2], settings.busy_timeout_s, clock)
+        except BaseException as error:
+            for db in opened:
+                await db.close()
+            if isinstance(error, Refused):
+                raise ConfigError([Fault(settings.path, 0, "store.path", str(error))]) from None
+            if isinstance(error, _FAULTS):
+                raise ConfigError([Fault(settings.path, 0, "store.path", cause(error))]) from None
+            raise
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        async with self._writing:  # who already waits to write still may
+            for db in (self._finder, self._reader, self._writer):
+                try:
+                    await db.close()
+                except sqlite3.Error as error:
+                    log.error("store-close cause=%r", cause(error))
+
+    # --- tokens
+
+    async def find(self, jti_digest: bytes) -> tuple[TokenRow, UserRow] | None:
+        def parse(rows: list[Row]) -> tuple[TokenRow, UserRow] | None:
+            return (token_row(rows[0][:17]), user_row(rows[0][17:])) if rows else None
+
+        return await self._read("find", FIND, (jti_digest,), parse, db=self._finder)
+
+    async def token(self, token_id: str) -> TokenRow | None:
+        sql = f"SELECT {TOKEN} FROM tokens AS t WHERE t.id = ?"  # noqa: S608
+        return await self._read("token", sql, (bindable(token_id),), first(token_row))
+
+    async def create_token(
+        self,
+        *,
+        jti_digest: bytes,
+        owner_id: str,
+        description: str,
+        scopes: Iterable[str],
+        expires_at: int,
+        made_by: str | None = None,
+        outlives_maker: bool = False,
+        bootstrap: bool = False,
+        accounts: Iterable[str] | None = None,
+        networks: Iterable[str] | None = None,
+    ) -> TokenRow:
+        now = int(self._clock())
+        description = clean_description(description)
+        granted = set(scopes)
+        if not granted or not granted <= set(SCOPES):
+            raise Problem("invalid-input", "A token holds at least one scope, and only known ones")
+        kept_accounts = None if accounts is None else tuple(map(account_key, accounts))
+        kept_networks = None if networks is None else tuple(map(cidr, networks))
+        if not now < expires_at <= MAX_TIME:
+            raise Problem("invalid-input", "A token expires later than now")
+
+        async def body(db: aiosqlite.Connection) -> TokenRow:
+            owners = await _rows(
+                db,
+                f"SELECT u.active, a.network FROM {USERS} WHERE u.id = ?",  # noqa: S608
+                (bindable(owner_id),),
+            )
+            if not owners or not owners[0][0]:
+                raise Problem("invalid-token", "The owner of the token is not active")
+            ends = expires_at
+            if made_by is not None:
+                ends = min(ends, await _maker_expiry(db, made_by, owner_id, now))
+            if await _rows(db, _SAME_DESCRIPTION, (owner_id, folded(description), now, now)):
+                raise Problem("description-taken")
+            await _bump(db)
+            made = await _rows(
+                db,
+                _INSERT_TOKEN,
+                (
+                    new_token_id(), jti_digest, owner_id, owners[0][1], description, folded(description),
+                    " ".join(scope for scope in SCOPES if scope in granted), now, ends, made_by,
+                    outlives_maker, bootstrap, _json(kept_accounts), _json(kept_networks),
+                ),
+            )  # fmt: skip
+            return token_row(made[0])
+
+        return await self._write("create_token", body)
+
+    async def list_tokens(
+        self,
+        *,
+        owner_id: str | None = None,
+        network: str | None = None,
+        state: TokenState | None = None,
+        after: str | None = None,
+        limit: int = 100,
+        now: float,
+    ) -> Page[TokenRow]:
+        whose = []
+        if owner_id is not None:
+            whose.append("t.owner_id = :owner")
+        if network is not None:
+            whose.append("t.network = :network")
+        values: dict[str, Any] = {
+            # Whole seconds do for `expiry <= now`, because expiries are whole too.
+            "now": int(now),
+            "owner": bindable(owner_id or ""),
+            "network": bindable(network or ""),
+            "limit": page_limit(limit) + 1,
+        }
+        where = [*whose, *([STATE[state]] if state else [])]
+        if after is not None:
+            # Looked up among the same rows, so that it does not tell whether a foreign id exists.
+            place = "SELECT t.seq FROM tokens AS t WHERE " + " AND ".join(["t.id = :after", *whose])  # noqa: S608
+            values["seq"] = await self._place("list_tokens", place, values | {"after": bindable(after)})
+            where.append("t.seq < :seq")
+        sql = tokens_page(where)
+        rows = await self._read("list_tokens", sql, values, lambda found: list(map(token_row, found)))
+        return _page(rows, limit)
+
+    async def delete_token(self, token_id: str, *, by: str, reason: str = "", at: int) -> TokenRow | None:
+        check_prose(by, "name of who deletes", 1, MAX_REASON_CHARS)
+        check_prose(reason, "reason", 0, MAX_REASON_CHARS)
+        values: dict[str, Any] = {
+            "id": bindable(token_id), "by": by, "reason": reason, "inherited": CHILD_REASON, "at": when(at)
+        }  # fmt: skip
+
+        async def body(db: aiosqlite.Connection) -> TokenRow | None:
+            if await _rows(db, _DELETE, values):
+                await _bump(db)
+            return await _one_token(db, values["id"])
+
+        return await self._write("delete_token", body)
+
+    async def mark_exposed(self, jti_digest: bytes, *, at: int, rotate_by: int) -> TokenRow | None:
+        async def body(db: aiosqlite.Connection) -> TokenRow | None:
+            found = await _rows(db, "SELECT id, exposed_at FROM tokens WHERE jti_digest = ?", (jti_digest,))
+            if not found:
+                return None
+            token_id, exposed_at = found[0]
+            if exposed_at is None:
+                values = {"id": token_id, "at": when(at), "rotate_by": when(rotate_by)}
+                await _rows(db, _EXPOSE, values)
+                await _bump(db)
+            return await _one_token(db, token_id)
+
+        return await self._write("mark_exposed", body)
+
+    # --- accounts and users
+
+    async def add_account(self, account: Account) -> None:
+        check_account(account)
+        await self._write("add_account", lambda db: _ensure_account(db, account))
+
+    async def account(self, kind: AccountKind, account_id: str) -> Account | None:
+        sql = "SELECT kind, id, network FROM accounts WHERE kind = ? AND id = ?"
+        return await self._read("account", sql, (kind, bindable(account_id)), first(account_row))
+
+    async def add_user(
+        self, email: str, account: Account, role: Role, administrator: bool = False
+    ) -> UserRow:
+        address = clean_email(email)
+        check_account(account)
+        check_role(role)
+        now = int(self._clock())
+
+        async def body(db: aiosqlite.Connection) -> UserRow:
+            if await _rows(db, "SELECT 1 FROM users WHERE email = ?", (address,)):
+                raise Problem("invalid-input", "Another user has this e-mail address")
+            await _ensure_account(db, account)
+            user_id = new_user_id()
+            await _rows(
+                db,
+                """INSERT INTO users
+                       (id, email, account_kind, account_id, role, administrator, active, created_at)
+                   VALUES (?, ?, ?, ?, ?, ?, 1, ?)""",
+                (user_id, address, account.kind, account.id, role, administrator, now),
+            )
+            await _bump(db)
+            return await _one_user(db, user_id)
+
+        return await self._write("add_user", body)
+
+    async def user(self, user_id: str) -> UserRow | None:
+        return await self._read("user", _USER_BY_ID, (bindable(user_id),), first(user_row))
+
+    async def user_by_email(self, email: str) -> UserRow | None:
+        sql = f"SELECT {USER} FROM {USERS} WHERE u.email = ?"  # noqa: S608
+        return await self._read("user_by_email", sql, (bindable(folded(email)),), first(user_row))
+
+    async def list_users(
+        self, *, network: str | None = None, after: str | None = None, limit: int = 100
+    ) -> Page[UserRow]:
+        where = ["a.network = :network"] if network is not None else []
+        values: dict[str, Any] = {"network": bindable(network or ""), "limit": page_limit(limit) + 1}
+        if after is not None:
+            place = f"SELECT u.seq FROM {USERS} WHERE " + " AND ".join(["u.id = :after", *where])  # noqa: S608
+            values["seq"] = await self._place("list_users", place, values | {"after": bindable(after)})
+            where.append("u.seq < :seq")
+        filters = " AND ".join(where) or "1"
+        sql = f"SELECT {USER} FROM {USERS} WHERE {filters} ORDER BY u.seq DESC LIMIT :limit"  # noqa: S608
+        rows = await self._read("list_users", sql, values, lambda found: list(map(user_row, found)))
+        return _page(rows, limit)
+
+    async def set_user(
+        self,
+        user_id: str,
+        *,
+        active: bool | None = None,
+        role: Role | None = None,
+        administrator: bool | None = None,
+        account: Account | None = None,
+    ) -> UserRow | None:
+        if role is not None:
+            check_role(role)
+        if account is not None:
+            check_account(account)
+        key = bindable(user_id)
+
+        async def body(db: aiosqlite.Connection) -> UserRow | None:
+            if not await _rows(db, "SELECT 1 FROM users WHERE id = ?", (key,)):
+                return None
+            if account is not None:
+                await _ensure_account(db, account)
+                await _rows(
+                    db,
+                    "UPDATE users SET account_kind = ?, account_id = ? WHERE id = ?",
+                    (account.kind, account.id, key),
+                )
+                moved = (account.network, key, account.network)
+                await _rows(db, "UPDATE tokens SET network = ? WHERE owner_id = ? AND network <> ?", moved)
+            await _rows(
+                db,
+                """UPDATE users SET active = coalesce(?, active), role = coalesce(?, role),
+                       administrator = coalesce(?, administrator) WHERE id = ?""",
+                (active, role, administrator, key),
+            )
+            await _bump(db)
+            return await _one_user(db, key)
+
+        return await self._write("set_user", body)
+
+    # --- the store itself
+
+    async def generation(self) -> int:
+        return await self._read("generation", _GENERATION, (), number, db=self._finder)
+
+    async def ping(self) -> None:
+        await self._read("ping", _GENERATION, (), number)
+
+    async def _read(
+        self,
+        operation: str,
+        sql: str,
+        values: Sequence[Any] | dict[str, Any],
+        parse: Callable[[list[Row]], T],
+        *,
+        db: aiosqlite.Connection | None = None,
+    ) -> T:
+        db = db or self._reader
+        if self._closed:
+            raise Problem("store-unavailable")
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                rows = await _rows(db, sql, values)
+            return parse(rows)
+        except TimeoutError as error:
+            # Whoever is queued behind began later: this cuts short only what is over its time itself.
+            if not self._closed:
+                await db.interrupt()
+            raise _unavailable(operation, error) from None
+        except _FAULTS as error:
+            raise _unavailable(operation, error) from None
+
+    async def _place(self, operation: str, sql: str, values: dict[str, Any]) -> int:
+        rows = await self._read(operation, sql, values, list)
+        if not rows:
+            raise Problem("invalid-input", "The page asked for does not follow any row of this list")
+        return int(rows[0][0])
+
+    async def _write(self, operation: str, body: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
+        """`body` in one transaction: committed when this returns, undone when it raises.
+
+        The one doubt is a deadline, or a cancellation, that falls into COMMIT itself: then it is done or
+        undone, never half, and the waiting side was told nothing or "store-unavailable".
+        """
+        if self._closed:
+            raise Problem("store-unavailable")
+        db = self._writer
+        try:
+            async with asyncio.timeout(self._deadline_s), self._writing:
+                try:
+                    if db.in_transaction:  # an earlier ROLLBACK could not be waited for
+                        await db.rollback()
+                    await db.execute_fetchall("BEGIN IMMEDIATE")
+                    result = await body(db)
+                    await db.execute_fetchall("COMMIT")
+                except BaseException:
+                    await _roll_back(db)
+                    raise
+                return result
+        except _FAULTS as error:
+            raise _unavailable(operation, error) from None
+
+
+# --- statements
+
+_USER_BY_ID = f"SELECT {USER} FROM {USERS} WHERE u.id = ?"  # noqa: S608
+_GENERATION = "SELECT value FROM generation WHERE one = 1"
+
+_SAME_DESCRIPTION = """
+    SELECT 1 FROM tokens
+    WHERE owner_id = ? AND folded = ? AND deleted_at IS NULL
+      AND expires_at > ? AND (rotate_by IS NULL OR rotate_by > ?)
+    LIMIT 1
+"""
+_INSERT_TOKEN = f"""
+    INSERT INTO tokens AS t
+        (id, jti_digest, owner_id, network, description, folded, scopes, created_at, expires_at, made_by,
+         outlives_maker, bootstrap, accounts, networks)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    RETURNING {TOKEN.replace("t.", "")}
+"""  # noqa: S608
+_DELETE = f"""
+    {_FAMILY}
+    UPDATE tokens SET deleted_at = :at, deleted_by = :by,
+        delete_reason = CASE WHEN id = :id THEN :reason ELSE :inherited END
+    WHERE id IN (SELECT id FROM family) AND deleted_at IS NULL
+    RETURNING 1
+"""  # noqa: S608
+_EXPOSE = f"""
+    {_FAMILY}
+    UPDATE tokens SET
+        exposed_at = CASE WHEN id = :id THEN :at ELSE exposed_at END,
+        rotate_by = min(:rotate_by, coalesce(rotate_by, :rotate_by))
+    WHERE id IN (SELECT id FROM family)
+"""  # noqa: S608
+
+
+def tokens_page(where: Sequence[str]) -> str:
+    """The statement behind a page of tokens, from constant conditions."""
+    filters = " AND ".join(where) or "1"
+    return f"SELECT {TOKEN} FROM tokens AS t WHERE {filters} ORDER BY t.seq DESC LIMIT :limit"  # noqa: S608
+
+
+async def _rows(db: aiosqlite.Connection, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[Row]:
+    """Every row of one statement, in one hop to the connection's thread."""
+    # aiosqlite's annotation leaves out the named style, which sqlite3 takes as well.
+    return cast(list[Row], await db.execute_fetchall(sql, cast(Iterable[Any], values)))
+
+
+async def _bump(db: aiosqlite.Connection) -> None:
+    number(await _rows(db, "UPDATE generation SET value = value + 1 WHERE one = 1 RETURNING value"))
+
+
+async def _one_token(db: aiosqlite.Connection, token_id: str) -> TokenRow | None:
+    return first(token_row)(
+        await _rows(db, f"SELECT {TOKEN} FROM tokens AS t WHERE t.id = ?", (token_id,))  # noqa: S608
+    )
+
+
+async def _one_user(db: aiosqlite.Connection, user_id: str) -> UserRow:
+    found = first(user_row)(await _rows(db, _USER_BY_ID, (user_id,)))
+    if found is None:
+        raise Unreadable
+    return found
+
+
+async def _maker_expiry(db: aiosqlite.Connection, maker_id: str, owner_id: str, now: int) -> int:
+    """When a maker that may make tokens now ends. Raises: Problem "invalid-token" for any other."""
+    maker = await _one_token(db, bindable(maker_id))
+    # A paused one cannot have authenticated; it was paused since.
+    if maker is None or maker.owner_id != owner_id or maker.state(now) not in ("active", "exposed"):
+        raise Problem("invalid-token", "The token that makes this one is no longer accepted")
+    return maker.effective_expiry
+
+
+async def _ensure_account(db: aiosqlite.Connection, account: Account) -> None:
+    sql = "SELECT network FROM accounts WHERE kind = ? AND id = ?"
+    kept = await _rows(db, sql, (account.kind, account.id))
+    if kept and kept[0][0] != account.network:
+        raise Problem("invalid-input", f"{account.key} is already kept as belonging to another network")
+    if not kept:
+        sql = "INSERT INTO accounts (kind, id, network) VALUES (?, ?, ?)"
+        await _rows(db, sql, (account.kind, account.id, account.network))
+        await _bump(db)  # which accounts a network's users may reach has changed
+
+
+async def _roll_back(db: aiosqlite.Connection) -> None:
+    """End the transaction, if one is open. Waits a moment only: it is queued, and so will come first."""
+    try:
+        async with asyncio.timeout(ROLLBACK_S):
+            await db.rollback()
+    except (sqlite3.Error, TimeoutError) as error:
+        log.error("store-rollback cause=%r", cause(error))
+
+
+# --- the file
+
+
+def _private_file(path: Path) -> Path:
+    """The database file, absolute, existing and of mode 0600, which the files beside it get from it."""
+    path = path.absolute()  # SQLite reads some relative names, such as ":memory:", as something else
+    # By path alone: closing a handle of a file drops the locks SQLite holds on it elsewhere in this process.
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        if not path.is_file():
+            raise Refused("is not a file") from None
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            path.chmod(0o600)
+    return path
+
+
+async def _connect(path: Path, busy_timeout_s: float, *, writes: bool) -> aiosqlite.Connection:
+    db = await aiosqlite.connect(str(path), isolation_level=None, timeout=busy_timeout_s)
+    try:
+        await db.execute_fetchall("PRAGMA trusted_schema = OFF")
+        await db.execute_fetchall("PRAGMA foreign_keys = ON")
+        if writes:
+            await _use_wal(db, busy_timeout_s)
+            await db.execute_fetchall("PRAGMA synchronous = FULL")
+        else:
+            await db.execute_fetchall("PRAGMA query_only = ON")
+    except BaseException:
+        await db.close()
+        raise
+    return db
+
+
+async def _use_wal(db: aiosqlite.Connection, busy_timeout_s: float) -> None:
+    # SQLite does not wait for a lock in this one statement, so two first starts at once are ours to settle.
+    give_up = time.monotonic() + busy_timeout_s
+    while True:
+        try:
+            mode = await _rows(db, "PRAGMA journal_mode = WAL")
+            break
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                raise
+            await asyncio.sleep(0.02)
+    if mode[0][0] != "wal":
+        raise Refused("lies where SQLite cannot use a write-ahead log, such as a network share")
+
+
+def _page(rows: list[Any], limit: int) -> Page[Any]:
+    """One row more than asked for was read: it says whether there is a next page."""
+    kept = tuple(rows[: page_limit(limit)])
+    return Page(kept, kept[-1].id if len(rows) > len(kept) else None)
+
+
+def _json(items: Sequence[str] | None) -> str | None:
+    return None if items is None else json.dumps(items)

@@ -1,0 +1,163 @@
+"""Our server on aiohttp: its parser reads every request; what is ours are deadlines, limits and silence.
+
+aiohttp's own answers to what it cannot parse quote the offending line, and its error log does too, token
+included. Here such a request gets a problem that says nothing of what was sent, and the log gets a word.
+aiohttp also waits without end for a request's head; here it has `head_timeout_s`.
+
+What is leaned on, all of aiohttp 3.14: `RequestHandler.handle_error`, `log_exception`, `data_received`,
+`connection_made`, `connection_lost` overridden; `_current_request` and `_messages` read; `Server.__call__`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from typing import Any
+
+from aiohttp import http_exceptions, web
+from aiohttp.http import HttpRequestParser
+from aiohttp.http_parser import HttpRequestParserC
+from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_request import BaseRequest
+
+from gateway.config import Limits
+from gateway.exchange import Exchanges, as_response, trace
+from gateway.problem import Problem
+
+log = logging.getLogger("gateway.wire")
+"""Never written to with what a client sent."""
+
+LINGER_S = 2.0
+
+
+class Handler(RequestHandler):
+    """One client connection."""
+
+    __slots__ = ("_gateway", "_head_timer")
+
+    def __init__(self, server: Server, *, loop: asyncio.AbstractEventLoop, **settings: Any) -> None:
+        super().__init__(server, loop=loop, **settings)
+        self._gateway = server
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._current_request is not None or self._messages:
+            self._stop_timer()
+        elif self._head_timer is None:  # the first bytes of a next request on a connection kept alive
+            self._await_head()
+
+    def _await_head(self) -> None:
+        self._head_timer = self._loop.call_later(self._gateway.limits.head_timeout_s, self._head_is_late)
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if self._current_request is None and not self._messages:
+            self.force_close()
+
+    def handle_error(
+        self,
+        request: BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what cannot be parsed, without a word of what it was."""
+        problem = _parse_problem(exc) if status == 400 else Problem("internal-error")
+        if problem.kind == "internal-error" and exc is not None:
+            log.error("internal-error: outside an exchange\n%s", trace(exc))
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer has begun already")
+        event = self._gateway.exchanges.begin("", request.remote or "", "wire")
+        event.status, event.problem, event.outcome = problem.status, problem.kind, "refused"
+        self._gateway.exchanges.finish(event)
+        response = as_response(problem.to_problem_json(event.request_id))
+        response.headers["Gateway-Request-Id"] = event.request_id
+        response.headers["Server"] = "invoca-gateway"
+        response.force_close()
+        return response
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        error = kw.get("exc_info")
+        log.error("connection-error: %s", trace(error) if isinstance(error, BaseException) else "")
+
+    def log_debug(self, *args: Any, **kw: Any) -> None:
+        """Nothing: aiohttp's debug lines may hold what a client sent."""
+
+
+def _parse_problem(exc: BaseException | None) -> Problem:
+    if isinstance(exc, http_exceptions.LineTooLong):
+        return Problem("head-too-large", "A line of the request head is too long.")
+    return Problem("bad-request", "The request is not well-formed HTTP/1.1.")
+
+
+class Server(web.Server):
+    """aiohttp's server with our connections in it."""
+
+    def __init__(self, made: web.Server, exchanges: Exchanges, limits: Limits) -> None:
+        super().__init__(
+            made.request_handler,
+            request_factory=made.request_factory,
+            handler_cancellation=True,
+        )
+        self.exchanges = exchanges
+        self.limits = limits
+
+    def __call__(self) -> RequestHandler:
+        return Handler(
+            self,
+            loop=self._loop,
+            keepalive_timeout=self.limits.keep_alive_timeout_s,
+            lingering_time=LINGER_S,
+            max_line_size=self.limits.max_target_bytes,
+            max_field_size=self.limits.max_header_bytes,
+            max_headers=self.limits.max_headers,
+            auto_decompress=False,
+            access_log=None,
+            logger=log,
+        )
+
+
+class Runner(web.AppRunner):
+    """Serves an application through `Server`."""
+
+    __slots__ = ("_exchanges", "_limits")
+
+    def __init__(self, app: web.Application, exchanges: Exchanges, limits: Limits) -> None:
+        super().__init__(app, access_log=None, shutdown_timeout=limits.drain_timeout_s)
+        self._exchanges = exchanges
+        self._limits = limits
+
+    async def _make_server(self) -> web.Server:
+        return Server(await super()._make_server(), self._exchanges, self._limits)
+
+
+def require_c_parser() -> None:
+    """Refuse to start without aiohttp's C parser: the Python one is laxer. Raises: RuntimeError."""
+    if HttpRequestParser is not HttpRequestParserC:
+        raise RuntimeError(
+            "aiohttp's C parser is not loaded (AIOHTTP_NO_EXTENSIONS is set, or aiohttp was built without it)"
+        )
+
+
+def tls_context(certificate: str, key: str) -> ssl.SSLContext:
+    """The server side of TLS 1.2 or later, HTTP/1.1 only. Raises: OSError, ssl.SSLError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    context.load_cert_chain(certificate, key)
+    return context

@@ -1,0 +1,712 @@
+"""What every backend of the store keeps: one suite, run against each. Real databases, a clock that is turned."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import os
+import sqlite3
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway import config
+from gateway.model import ROLES, SCOPES, Account
+from gateway.problem import Problem
+from gateway.store import MAX_PAGE, Store, TokenRow, UserRow, folded, open_store
+from gateway.store.keys import drop_retired_keys, load_keys, load_or_create_keys, rotate_keys
+from gateway.tokens import jti_digest, new_jti
+from gateway.tomlfile import ConfigError
+
+NETWORK = Account("network", "33", "33")
+ADVERTISER = Account("advertiser", "706", "33")
+NOW = 1_800_000_000
+DAY = 86_400
+
+
+class Turnable:
+    """A clock that stands until it is turned."""
+
+    def __init__(self) -> None:
+        self.now = float(NOW)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Turnable:
+    return Turnable()
+
+
+@pytest.fixture(params=["sqlite"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Turnable) -> AsyncIterator[Store]:
+    opened = await open_store(config.Store(path=str(tmp_path / "gateway.sqlite3")), clock)
+    yield opened
+    await opened.close()
+
+
+COUNT = itertools.count(1)
+
+
+async def a_user(store: Store, account: Account = NETWORK, **changes: Any) -> UserRow:
+    values: dict[str, Any] = {
+        "email": f"user{next(COUNT)}@example.com",
+        "role": "super",
+        "administrator": False,
+    }
+    return await store.add_user(account=account, **(values | changes))
+
+
+async def a_token(store: Store, owner: UserRow, jti: str | None = None, **changes: Any) -> TokenRow:
+    values: dict[str, Any] = {
+        "description": f"token {next(COUNT)}",
+        "scopes": ["transactions:read"],
+        "expires_at": NOW + 90 * DAY,
+    }
+    digest = jti_digest(jti or new_jti())
+    return await store.create_token(jti_digest=digest, owner_id=owner.id, **(values | changes))
+
+
+async def assert_problem(kind: str, act: Any) -> Problem:
+    with pytest.raises(Problem) as caught:
+        await act
+    assert caught.value.kind == kind
+    return caught.value
+
+
+async def assert_growing(store: Store, before: int) -> int:
+    after = await store.generation()
+    assert after > before
+    return after
+
+
+# --- tokens
+
+
+async def test_a_created_token_is_found_by_its_digest_with_its_owner(store: Store) -> None:
+    owner = await a_user(store, ADVERTISER, role="member")
+    jti = new_jti()
+    made = await a_token(
+        store,
+        owner,
+        jti,
+        scopes=["reveal:pii", "transactions:read"],
+        accounts=["advertiser:706"],
+        networks=["192.0.2.0/24", "2001:db8::/32"],
+    )
+    assert await store.find(jti_digest(jti)) == (made, owner)
+    assert await store.token(made.id) == made
+    assert made.id.startswith("tok_")
+    assert made.scopes == ("transactions:read", "reveal:pii")  # in the order scopes are shown
+    assert (made.accounts, made.networks) == (("advertiser:706",), ("192.0.2.0/24", "2001:db8::/32"))
+    assert (made.created_at, made.state(NOW)) == (NOW, "active")
+
+
+async def test_no_cut_and_an_empty_cut_are_told_apart(store: Store) -> None:
+    owner = await a_user(store)
+    assert (await a_token(store, owner)).accounts is None
+    assert (await a_token(store, owner, accounts=[], networks=[])).networks == ()
+
+
+async def test_unknown_things_are_none(store: Store) -> None:
+    assert await store.find(jti_digest("none")) is None
+    assert await store.find(b"") is None
+    for unknown in ("", "tok_none", "tok_\ud800", "\0", "tok_' OR 1=1 --"):
+        assert await store.token(unknown) is None
+        assert await store.user(unknown) is None
+        assert await store.user_by_email(unknown) is None
+        assert await store.account("network", unknown) is None
+        assert await store.delete_token(unknown, by="usr_x", at=NOW) is None
+        assert await store.set_user(unknown, active=False) is None
+    assert await store.mark_exposed(jti_digest("none"), at=NOW, rotate_by=NOW + DAY) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "state"),
+    [
+        ({}, "active"),
+        ({"expires_at": NOW}, "expired"),
+        ({"expires_at": NOW + 1}, "active"),
+        ({"paused_at": NOW - 1}, "paused"),
+        ({"exposed_at": NOW - 1, "rotate_by": NOW + 1}, "exposed"),
+        ({"exposed_at": NOW - 1, "rotate_by": NOW}, "expired"),
+        ({"rotate_by": NOW + 1}, "active"),
+        ({"rotate_by": NOW}, "expired"),
+        ({"exposed_at": NOW - 1, "rotate_by": NOW + 1, "paused_at": NOW - 1}, "paused"),
+        ({"paused_at": NOW - 1, "expires_at": NOW}, "expired"),
+        ({"deleted_at": NOW - 1, "expires_at": NOW, "paused_at": NOW - 1}, "deleted"),
+    ],
+    ids=str,
+)
+async def test_the_state_of_a_row_is_what_is_final_first(
+    store: Store, change: dict[str, Any], state: str
+) -> None:
+    row = dataclasses.replace(await a_token(store, await a_user(store)), **change)
+    assert row.state(NOW) == state
+    assert row.effective_expiry == min(row.expires_at, row.rotate_by or row.expires_at)
+
+
+@pytest.mark.parametrize(
+    "same", ["Reports", "  reports ", "REPORTS", "re\u0301ports", "R\u00c9PORTS", "stra\u00dfe"]
+)
+async def test_a_description_is_unique_among_the_owners_live_tokens(store: Store, same: str) -> None:
+    owner, other = await a_user(store), await a_user(store)
+    for description in ("reports", "r\u00e9ports", "STRASSE"):
+        await a_token(store, owner, description=description)
+    await assert_problem("description-taken", a_token(store, owner, description=same))
+    await a_token(store, other, description=same)
+
+
+async def test_a_description_is_free_again_once_its_token_is_no_longer_live(
+    store: Store, clock: Turnable
+) -> None:
+    owner = await a_user(store)
+    first = await a_token(store, owner, description="reports", expires_at=NOW + 10)
+    await store.delete_token(first.id, by=owner.id, at=NOW)
+    await a_token(store, owner, description="reports", expires_at=NOW + 10)
+    clock.now = NOW + 9.9
+    await assert_problem("description-taken", a_token(store, owner, description="reports"))
+    clock.now = NOW + 10
+    jti = new_jti()
+    await a_token(store, owner, jti, description="reports")
+    await store.mark_exposed(jti_digest(jti), at=NOW + 10, rotate_by=NOW + 20)
+    await assert_problem("description-taken", a_token(store, owner, description="reports"))
+    clock.now = NOW + 20
+    await a_token(store, owner, description="reports")
+
+
+async def test_of_many_equal_descriptions_at_once_one_is_made(store: Store) -> None:
+    owner = await a_user(store)
+    acts = [a_token(store, owner, description="the same") for _ in range(20)]
+    results = await asyncio.gather(*acts, return_exceptions=True)
+    refusals = [result for result in results if isinstance(result, Problem)]
+    assert len(refusals) == 19
+    assert {refusal.kind for refusal in refusals} == {"description-taken"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"description": "ab"},
+        {"description": "  ab  "},
+        {"description": "x" * 121},
+        {"description": "two\nlines"},
+        {"description": "nul\0nul"},
+        {"description": "lone \ud800"},
+        {"scopes": []},
+        {"scopes": ["everything"]},
+        {"expires_at": NOW},
+        {"expires_at": 10**30},
+        {"accounts": ["706"]},
+        {"accounts": ["agency:1"]},
+        {"networks": ["192.0.2.1/24"]},
+        {"networks": ["anywhere"]},
+    ],
+    ids=ascii,
+)
+async def test_a_token_that_makes_no_sense_is_refused(store: Store, change: dict[str, Any]) -> None:
+    owner = await a_user(store)
+    await assert_problem("invalid-input", a_token(store, owner, **change))
+
+
+async def test_nobody_gets_a_token_who_is_unknown_or_disabled(store: Store) -> None:
+    owner = await a_user(store)
+    await store.set_user(owner.id, active=False)
+    await assert_problem("invalid-token", a_token(store, owner))
+    await assert_problem("invalid-token", a_token(store, dataclasses.replace(owner, id="usr_nobody")))
+
+
+async def test_only_a_live_token_of_the_same_owner_makes_tokens(store: Store, clock: Turnable) -> None:
+    owner, other = await a_user(store), await a_user(store)
+    maker = await a_token(store, owner, expires_at=NOW + 10)
+    await a_token(store, owner, made_by=maker.id)
+    await assert_problem("invalid-token", a_token(store, other, made_by=maker.id))
+    await assert_problem("invalid-token", a_token(store, owner, made_by="tok_unknown"))
+    clock.now = NOW + 10
+    await assert_problem("invalid-token", a_token(store, owner, made_by=maker.id))
+    clock.now = NOW
+    await store.delete_token(maker.id, by=owner.id, at=NOW)
+    await assert_problem("invalid-token", a_token(store, owner, made_by=maker.id))
+
+
+async def test_what_a_token_makes_ends_no_later_than_it(store: Store) -> None:
+    owner = await a_user(store)
+    jti = new_jti()
+    maker = await a_token(store, owner, jti, expires_at=NOW + 100)
+    assert (await a_token(store, owner, made_by=maker.id, expires_at=NOW + 1_000)).expires_at == NOW + 100
+    assert (await a_token(store, owner, made_by=maker.id, expires_at=NOW + 50)).expires_at == NOW + 50
+    await store.mark_exposed(jti_digest(jti), at=NOW, rotate_by=NOW + 20)
+    assert (await a_token(store, owner, made_by=maker.id, expires_at=NOW + 50)).expires_at == NOW + 20
+
+
+async def test_deleting_is_final_idempotent_and_says_who_was_first(store: Store) -> None:
+    owner = await a_user(store)
+    jti = new_jti()
+    made = await a_token(store, owner, jti)
+    gone = await store.delete_token(made.id, by=owner.id, reason="leaked", at=NOW + 1)
+    again = await store.delete_token(made.id, by="usr_other", reason="again", at=NOW + 2)
+    assert gone is not None
+    assert gone == again == await store.token(made.id)
+    assert (gone.deleted_at, gone.deleted_by, gone.delete_reason) == (NOW + 1, owner.id, "leaked")
+    found = await store.find(jti_digest(jti))
+    assert found is not None
+    assert found[0].state(NOW + 1) == "deleted"
+
+
+async def test_what_a_token_made_dies_with_it_unless_it_outlives_it(store: Store) -> None:
+    owner = await a_user(store)
+    maker = await a_token(store, owner)
+    child = await a_token(store, owner, made_by=maker.id)
+    grandchild = await a_token(store, owner, made_by=child.id)
+    heir = await a_token(store, owner, made_by=child.id, outlives_maker=True)
+    heirs_child = await a_token(store, owner, made_by=heir.id)
+    sibling = await a_token(store, owner)
+    await store.delete_token(maker.id, by=owner.id, reason="done", at=NOW)
+    states = [
+        row.state(NOW)
+        for one in (maker, child, grandchild, heir, heirs_child, sibling)
+        if (row := await store.token(one.id))
+    ]
+    assert states == ["deleted", "deleted", "deleted", "active", "active", "active"]
+    dead = await store.token(grandchild.id)
+    assert dead is not None
+    assert dead.delete_reason == "the token that made it was deleted"
+
+
+async def test_a_child_deleted_earlier_keeps_its_own_history(store: Store) -> None:
+    owner = await a_user(store)
+    maker = await a_token(store, owner)
+    child = await a_token(store, owner, made_by=maker.id)
+    await store.delete_token(child.id, by="usr_first", reason="first", at=NOW)
+    await store.delete_token(maker.id, by=owner.id, at=NOW + 1)
+    row = await store.token(child.id)
+    assert row is not None
+    assert (row.deleted_by, row.delete_reason, row.deleted_at) == ("usr_first", "first", NOW)
+
+
+async def test_the_first_exposure_wins(store: Store) -> None:
+    owner = await a_user(store)
+    jti = new_jti()
+    await a_token(store, owner, jti)
+    first = await store.mark_exposed(jti_digest(jti), at=NOW + 1, rotate_by=NOW + DAY)
+    again = await store.mark_exposed(jti_digest(jti), at=NOW + 2, rotate_by=NOW + 9 * DAY)
+    assert first is not None
+    assert first == again
+    assert (first.exposed_at, first.rotate_by) == (NOW + 1, NOW + DAY)
+    assert (first.state(NOW + 1), first.state(NOW + DAY)) == ("exposed", "expired")
+
+
+async def test_what_an_exposed_token_made_ends_with_it_unless_it_outlives_it(store: Store) -> None:
+    owner = await a_user(store)
+    jti, child_jti = new_jti(), new_jti()
+    maker = await a_token(store, owner, jti)
+    await a_token(store, owner, child_jti, made_by=maker.id)
+    heir = await a_token(store, owner, made_by=maker.id, outlives_maker=True)
+    await store.mark_exposed(jti_digest(jti), at=NOW, rotate_by=NOW + DAY)
+    found = await store.find(jti_digest(child_jti))
+    assert found is not None
+    assert (found[0].state(NOW), found[0].state(NOW + DAY)) == ("active", "expired")
+    own = await store.mark_exposed(jti_digest(child_jti), at=NOW + 9, rotate_by=NOW + 9 * DAY)
+    assert own is not None
+    assert (own.exposed_at, own.rotate_by) == (NOW + 9, NOW + DAY)
+    assert (await store.token(heir.id)) == heir
+
+
+# --- lists
+
+
+async def test_a_list_is_newest_first_in_pages_that_new_tokens_do_not_shift(store: Store) -> None:
+    owner = await a_user(store)
+    made = [await a_token(store, owner) for _ in range(7)]
+    seen: list[str] = []
+    after = None
+    while True:
+        page = await store.list_tokens(owner_id=owner.id, after=after, limit=3, now=NOW)
+        seen += [row.id for row in page.rows]
+        after = page.next
+        if after is None:
+            break
+        await a_token(store, owner)
+    assert seen == [row.id for row in reversed(made)]
+
+
+async def test_a_page_is_bounded_whatever_is_asked_for(store: Store) -> None:
+    owner = await a_user(store)
+    for _ in range(3):
+        await a_token(store, owner)
+    assert len((await store.list_tokens(limit=-5, now=NOW)).rows) == 1
+    page = await store.list_tokens(limit=10**12, now=NOW)
+    assert (len(page.rows), page.next, MAX_PAGE) == (3, None, 500)
+
+
+async def test_a_list_is_of_one_owner_or_of_one_network(store: Store) -> None:
+    network, advertiser = await a_user(store), await a_user(store, ADVERTISER)
+    stranger = await a_user(store, Account("network", "44", "44"))
+    one, two, three = [await a_token(store, user) for user in (network, advertiser, stranger)]
+
+    async def ids(**which: Any) -> list[str]:
+        return [row.id for row in (await store.list_tokens(now=NOW, **which)).rows]
+
+    assert await ids() == [three.id, two.id, one.id]
+    assert await ids(network="33") == [two.id, one.id]
+    assert await ids(owner_id=advertiser.id) == [two.id]
+    assert await ids(owner_id=stranger.id, network="33") == []
+    assert await ids(network="' OR 1=1 --") == []
+
+
+async def test_tokens_follow_their_owner_into_another_network(store: Store) -> None:
+    owner = await a_user(store)
+    token = await a_token(store, owner)
+    await store.set_user(owner.id, account=Account("advertiser", "9", "44"))
+    assert (await store.list_tokens(network="33", now=NOW)).rows == ()
+    assert (await store.list_tokens(network="44", now=NOW)).rows == (token,)
+
+
+async def test_a_list_is_of_one_state_and_agrees_with_the_rows(store: Store) -> None:
+    owner = await a_user(store)
+    jti, old = new_jti(), new_jti()
+    await a_token(store, owner)
+    await a_token(store, owner, expires_at=NOW + 5)
+    await a_token(store, owner, jti)
+    await a_token(store, owner, old)
+    gone = await a_token(store, owner)
+    await store.mark_exposed(jti_digest(jti), at=NOW, rotate_by=NOW + DAY)
+    await store.mark_exposed(jti_digest(old), at=NOW, rotate_by=NOW + 5)
+    await store.delete_token(gone.id, by=owner.id, at=NOW)
+    everything = (await store.list_tokens(now=NOW)).rows
+    for now in (NOW, NOW + 4.9, NOW + 5, NOW + DAY, NOW + 90 * DAY):
+        for state in ("active", "paused", "exposed", "expired", "deleted"):
+            for which in ({}, {"owner_id": owner.id}, {"network": "33"}):
+                page = await store.list_tokens(state=state, now=now, **which)  # type: ignore[arg-type]
+                assert page.rows == tuple(row for row in everything if row.state(now) == state)
+
+
+async def test_a_foreign_place_in_a_list_is_refused_like_an_unknown_one(store: Store) -> None:
+    owner, other = await a_user(store), await a_user(store)
+    foreign = await a_token(store, other)
+    said = [
+        (
+            await assert_problem("invalid-input", store.list_tokens(owner_id=owner.id, after=after, now=NOW))
+        ).detail
+        for after in (foreign.id, "tok_unknown", "", "\ud800")
+    ]
+    assert len(set(said)) == 1
+
+
+async def test_no_row_carries_anything_secret(store: Store, tmp_path: Path) -> None:
+    owner = await a_user(store)
+    jti = new_jti()
+    await a_token(store, owner, jti)
+    page = await store.list_tokens(now=NOW)
+    assert jti not in repr(page)
+    assert jti_digest(jti).hex() not in repr(page)
+    await store.close()
+    assert jti.encode() not in (tmp_path / "gateway.sqlite3").read_bytes()
+
+
+# --- people
+
+
+async def test_a_user_comes_with_their_account_or_not_at_all(store: Store) -> None:
+    user = await store.add_user("  Ada@Example.COM ", ADVERTISER, "manager", administrator=True)
+    assert user == UserRow(user.id, "ada@example.com", ADVERTISER, "manager", True, True, NOW)
+    assert user.id.startswith("usr_")
+    assert await store.user(user.id) == user == await store.user_by_email("ADA@example.com")
+    assert await store.account("advertiser", "706") == ADVERTISER
+    await assert_problem(
+        "invalid-input", store.add_user("ada@EXAMPLE.com", Account("network", "55", "55"), "super")
+    )
+    assert await store.account("network", "55") is None
+
+
+@pytest.mark.parametrize(
+    "email",
+    ["", "ada", "@example.com", "ada@", "a@b@c", "a da@x.y", "a@x\ny", "\ud800@x", "a" * 251 + "@x.y"],
+    ids=lambda email: ascii(email[:20]),
+)
+async def test_an_address_that_is_none_is_refused(store: Store, email: str) -> None:
+    await assert_problem("invalid-input", store.add_user(email, NETWORK, "super"))
+
+
+async def test_an_account_belongs_to_one_network_for_good(store: Store) -> None:
+    await store.add_account(ADVERTISER)
+    await store.add_account(ADVERTISER)
+    other = Account("advertiser", "706", "44")
+    user = await a_user(store)
+    await assert_problem("invalid-input", store.add_account(other))
+    await assert_problem("invalid-input", store.add_user("new@example.com", other, "super"))
+    await assert_problem("invalid-input", store.set_user(user.id, account=other, role="observer"))
+    assert await store.user(user.id) == user
+    assert await store.account("advertiser", "706") == ADVERTISER
+
+
+@pytest.mark.parametrize(
+    "account",
+    [
+        Account("network", "33", "44"),
+        Account("advertiser", "", "33"),
+        Account("advertiser", " 7", "33"),
+        Account("advertiser", "7\n7", "33"),
+        Account("advertiser", "7" * 129, "33"),
+        Account("agency", "7", "33"),  # type: ignore[arg-type]
+    ],
+    ids=repr,
+)
+async def test_an_account_that_makes_no_sense_is_refused(store: Store, account: Account) -> None:
+    await assert_problem("invalid-input", store.add_account(account))
+
+
+async def test_a_change_of_a_user_changes_what_is_given_and_nothing_else(store: Store) -> None:
+    user = await a_user(store)
+    for role in ROLES:
+        user = dataclasses.replace(user, role=role)
+        assert await store.set_user(user.id, role=role) == user
+    user = dataclasses.replace(user, active=False, administrator=True, account=ADVERTISER)
+    assert await store.set_user(user.id, active=False, administrator=True, account=ADVERTISER) == user
+    assert await store.set_user(user.id) == user
+    await assert_problem("invalid-input", store.set_user(user.id, role="root"))  # type: ignore[arg-type]
+
+
+async def test_the_owner_of_a_token_is_found_as_they_are_now(store: Store) -> None:
+    owner = await a_user(store)
+    jti = new_jti()
+    await a_token(store, owner, jti)
+    changed = await store.set_user(owner.id, role="observer", active=False, account=ADVERTISER)
+    found = await store.find(jti_digest(jti))
+    assert found is not None
+    assert found[1] == changed
+
+
+async def test_users_are_listed_by_network_in_pages(store: Store) -> None:
+    here = [await a_user(store, account) for account in (NETWORK, ADVERTISER, NETWORK)]
+    there = await a_user(store, Account("affiliate", "808", "44"))
+    first = await store.list_users(network="33", limit=2)
+    assert first.rows == (here[2], here[1])
+    rest = await store.list_users(network="33", after=first.next, limit=2)
+    assert (rest.rows, rest.next) == ((here[0],), None)
+    assert (await store.list_users()).rows[0] == there
+    await assert_problem("invalid-input", store.list_users(network="33", after=there.id))
+
+
+# --- generation
+
+
+async def test_the_generation_grows_with_every_change_that_can_alter_a_verdict(store: Store) -> None:
+    at = await store.generation()
+    await store.add_account(NETWORK)
+    at = await assert_growing(store, at)
+    owner = await a_user(store)
+    jti = new_jti()
+    token = await a_token(store, owner, jti)
+    at = await assert_growing(store, at)
+    await store.mark_exposed(jti_digest(jti), at=NOW, rotate_by=NOW + DAY)
+    at = await assert_growing(store, at)
+    await store.set_user(owner.id, role="observer")
+    at = await assert_growing(store, at)
+    await store.delete_token(token.id, by=owner.id, at=NOW)
+    await assert_growing(store, at)
+
+
+async def test_the_generation_stands_when_nothing_changed(store: Store) -> None:
+    owner = await a_user(store)
+    token = await a_token(store, owner, description="reports")
+    await store.delete_token(token.id, by=owner.id, at=NOW)
+    at = await store.generation()
+    await store.delete_token(token.id, by=owner.id, at=NOW)
+    await store.delete_token("tok_unknown", by=owner.id, at=NOW)
+    await store.add_account(NETWORK)
+    await assert_problem("invalid-input", a_token(store, owner, scopes=[]))
+    assert await store.generation() == at
+
+
+async def test_a_change_by_another_process_is_seen_at_once(
+    store: Store, tmp_path: Path, clock: Turnable
+) -> None:
+    owner = await a_user(store)
+    jti = new_jti()
+    token = await a_token(store, owner, jti)
+    assert await store.find(jti_digest(jti)) == (token, owner)
+    other = await open_store(config.Store(path=str(tmp_path / "gateway.sqlite3")), clock)
+    before = await store.generation()
+    await other.delete_token(token.id, by=owner.id, at=NOW)
+    await other.close()
+    found = await store.find(jti_digest(jti))
+    assert found is not None
+    assert found[0].state(NOW) == "deleted"
+    await assert_growing(store, before)
+
+
+async def test_a_write_whose_task_is_cancelled_happens_wholly_or_not_at_all(store: Store) -> None:
+    owner = await a_user(store)
+    for turns in range(40):
+        maker = await a_token(store, owner)
+        child = await a_token(store, owner, made_by=maker.id)
+        task = asyncio.create_task(store.delete_token(maker.id, by=owner.id, at=NOW))
+        for _ in range(turns):
+            await asyncio.sleep(0 if turns < 20 else 0.0002)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await store.set_user(owner.id, role="super")  # the next writer is not disturbed
+        states = {row.state(NOW) for one in (maker, child) if (row := await store.token(one.id))}
+        assert len(states) == 1
+
+
+async def test_a_closed_store_says_that_it_cannot_answer(store: Store) -> None:
+    await store.ping()
+    await store.close()
+    await store.close()
+    await assert_problem("store-unavailable", store.ping())
+    await assert_problem("store-unavailable", store.find(b""))
+    await assert_problem("store-unavailable", store.add_account(NETWORK))
+
+
+async def test_writers_that_already_wait_are_served_before_the_store_closes(store: Store) -> None:
+    owner = await a_user(store)
+    acts = [asyncio.create_task(a_token(store, owner)) for _ in range(5)]
+    await asyncio.sleep(0)
+    await store.close()
+    assert all(isinstance(row, TokenRow) for row in await asyncio.gather(*acts))
+
+
+def test_folding_is_idempotent_and_ends_in_nfc() -> None:
+    for text in ("  Stra\u00dfe ", "\u1e9e", "I\u0307", "\u0345\u03b1", "e\u0301"):
+        assert folded(folded(text)) == folded(text)
+
+
+async def test_every_scope_can_be_kept(store: Store) -> None:
+    assert (await a_token(store, await a_user(store), scopes=reversed(SCOPES))).scopes == SCOPES
+
+
+# --- SQLite alone: its files
+
+
+async def test_the_database_and_the_files_beside_it_are_the_owners_alone(
+    tmp_path: Path, clock: Turnable
+) -> None:
+    path = tmp_path / "gateway.sqlite3"
+    path.touch(mode=0o644)
+    store = await open_store(config.Store(path=str(path)), clock)
+    await store.add_account(NETWORK)
+    modes = [stat.S_IMODE(os.stat(f"{path}{end}").st_mode) for end in ("", "-wal", "-shm")]
+    await store.close()
+    assert modes == [0o600] * 3
+
+
+async def test_a_store_opened_again_has_kept_everything(tmp_path: Path, clock: Turnable) -> None:
+    settings = config.Store(path=str(tmp_path / "gateway.sqlite3"))
+    store = await open_store(settings, clock)
+    owner = await a_user(store)
+    token = await a_token(store, owner)
+    generation = await store.generation()
+    await store.close()
+    store = await open_store(settings, clock)
+    assert (await store.token(token.id), await store.user(owner.id)) == (token, owner)
+    assert await store.generation() == generation
+    await store.close()
+
+
+async def test_a_newer_database_is_refused_and_left_alone(tmp_path: Path, clock: Turnable) -> None:
+    path = tmp_path / "gateway.sqlite3"
+    await (await open_store(config.Store(path=str(path)), clock)).close()
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 999")
+    db.close()
+    with pytest.raises(ConfigError, match="newer version of the gateway"):
+        await open_store(config.Store(path=str(path)), clock)
+
+
+async def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path, clock: Turnable) -> None:
+    path = tmp_path / "cookies.sqlite3"
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE cookies (name TEXT)")
+    db.close()
+    with pytest.raises(ConfigError, match="some other program"):
+        await open_store(config.Store(path=str(path)), clock)
+    with sqlite3.connect(path) as db:
+        assert [name for (name,) in db.execute("SELECT name FROM sqlite_schema")] == ["cookies"]
+    db.close()
+
+
+# --- the signing keys
+
+
+def test_keys_are_created_once_with_closed_modes_and_loaded_again(tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    ring = load_or_create_keys(str(folder))
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    (file,) = folder.iterdir()
+    assert (file.name, stat.S_IMODE(file.stat().st_mode)) == (f"{ring.current.kid}.pem", 0o600)
+    assert load_or_create_keys(str(folder)).jwks() == load_keys(str(folder)).jwks() == ring.jwks()
+
+
+def test_rotation_keeps_the_old_key_in_public_only(tmp_path: Path) -> None:
+    first = load_or_create_keys(str(tmp_path / "keys"))
+    second = rotate_keys(str(tmp_path / "keys"))
+    assert second.current.kid != first.current.kid
+    assert [key.kid for key in second.retired] == [first.current.kid]
+    names = sorted(file.name for file in (tmp_path / "keys").iterdir())
+    assert names == sorted([f"{second.current.kid}.pem", f"{first.current.kid}.pub.pem"])
+    assert load_keys(str(tmp_path / "keys")).jwks() == second.jwks()
+
+
+def test_retired_keys_are_dropped_only_when_they_are_old(tmp_path: Path) -> None:
+    first = load_or_create_keys(str(tmp_path / "keys"))
+    rotate_keys(str(tmp_path / "keys"))
+    os.utime(tmp_path / "keys" / f"{first.current.kid}.pub.pem", (NOW, NOW))
+    assert drop_retired_keys(str(tmp_path / "keys"), retired_before=NOW) == ()
+    assert drop_retired_keys(str(tmp_path / "keys"), retired_before=NOW + 1) == (first.current.kid,)
+    assert load_keys(str(tmp_path / "keys")).retired == ()
+
+
+def test_a_rotation_that_was_cut_short_is_finished_without_losing_a_key(tmp_path: Path) -> None:
+    first = load_or_create_keys(str(tmp_path / "keys"))
+    (tmp_path / "keys" / f"{first.current.kid}.pub.pem").write_bytes(first.current.public.to_pem())
+    ring = load_or_create_keys(str(tmp_path / "keys"))
+    assert ring.current.kid != first.current.kid
+    assert [key.kid for key in ring.retired] == [first.current.kid]
+    assert not (tmp_path / "keys" / f"{first.current.kid}.pem").exists()
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
+def test_a_private_key_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
+    kid = load_or_create_keys(str(tmp_path / "keys")).current.kid
+    (tmp_path / "keys" / f"{kid}.pem").chmod(mode)
+    with pytest.raises(ConfigError, match=f"{kid}.pem: is a private key that group or others can read"):
+        load_or_create_keys(str(tmp_path / "keys"))
+
+
+def test_a_folder_others_can_enter_is_refused(tmp_path: Path) -> None:
+    load_or_create_keys(str(tmp_path / "keys"))
+    (tmp_path / "keys").chmod(0o750)
+    with pytest.raises(ConfigError, match="chmod 0700"):
+        load_or_create_keys(str(tmp_path / "keys"))
+
+
+def test_a_key_under_another_name_and_a_broken_key_are_refused(tmp_path: Path) -> None:
+    kid = load_or_create_keys(str(tmp_path / "keys")).current.kid
+    file = tmp_path / "keys" / f"{kid}.pem"
+    file.rename(tmp_path / "keys" / "ivg-other.pem")
+    with pytest.raises(ConfigError, match="holds another key than its name says"):
+        load_keys(str(tmp_path / "keys"))
+    (tmp_path / "keys" / "ivg-other.pem").write_bytes(b"-----BEGIN")
+    with pytest.raises(ConfigError, match="is not an unencrypted PKCS #8"):
+        load_keys(str(tmp_path / "keys"))
+
+
+def test_two_signing_keys_no_key_and_no_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be used"):
+        load_keys(str(tmp_path / "none"))
+    (tmp_path / "keys").mkdir(mode=0o700)
+    with pytest.raises(ConfigError, match="has no signing key"):
+        load_keys(str(tmp_path / "keys"))
+    for name in ("a", "b"):
+        load_or_create_keys(str(tmp_path / name))
+        for file in (tmp_path / name).iterdir():
+            file.rename(tmp_path / "keys" / file.name)
+    with pytest.raises(ConfigError, match="has 2 signing keys"):
+        load_keys(str(tmp_path / "keys"))
