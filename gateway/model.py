@@ -16,11 +16,14 @@ Role = Literal["super", "manager", "member", "observer"]
 Api = Literal["transactions", "network_integration"]
 Effect = Literal["read", "write", "destroy", "publish", "impersonate"]
 Relation = Literal["own", "network", "none", "other"]
+Status = Literal["current", "legacy", "refused_upstream"]
 
 ACCOUNT_KINDS: tuple[AccountKind, ...] = get_args(AccountKind)
+APIS: tuple[Api, ...] = get_args(Api)
 ROLES: tuple[Role, ...] = get_args(Role)
 EFFECTS: tuple[Effect, ...] = get_args(Effect)
 RELATIONS: tuple[Relation, ...] = get_args(Relation)
+STATUSES: tuple[Status, ...] = get_args(Status)
 
 SCOPES = (
     "transactions:read",
@@ -92,7 +95,7 @@ class Operation:
 
     `scope` is what a token needs for it; None means that no scope reaches it.
     `account_kind` is the kind of account that the path names with the placeholder `account`.
-    `status` is `current`, `legacy` or `refused_upstream`.
+    `status` is `legacy` for what only old documentation has.
     `replaces` are the arrays of the body that replace a stored set: members left out are deleted. A request
     that carries one is judged as this operation with effect `destroy`.
     """
@@ -101,7 +104,7 @@ class Operation:
     api: Api
     effect: Effect
     scope: str | None
-    status: str
+    status: Status
     methods: tuple[str, ...]
     path: str
     formats: tuple[str, ...]

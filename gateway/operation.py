@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from gateway import tomlfile
 from gateway.config import Versions
-from gateway.model import AccountKind, Api, Call, Effect, Operation
+from gateway.model import AccountKind, Api, Call, Effect, Operation, Status
 from gateway.problem import Problem
 from gateway.target import Target
 from gateway.tomlfile import ConfigError, Fault
@@ -56,7 +56,7 @@ class OperationEntry:
     account: str | None = None
     formats: tuple[str, ...] = ("json",)
     replaces: tuple[str, ...] = ()
-    status: str = "current"
+    status: Status = "current"
 
     def operation(self) -> Operation:
         kind = None if self.account is None else ACCOUNT_KIND[self.account]

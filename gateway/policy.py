@@ -23,9 +23,11 @@ import cedarpy
 
 from gateway.model import (
     ACCOUNT_KINDS,
+    APIS,
     EFFECTS,
     RELATIONS,
     ROLES,
+    STATUSES,
     Account,
     Decision,
     Operation,
@@ -34,7 +36,7 @@ from gateway.model import (
     Principal,
     Relation,
 )
-from gateway.policyfile import APIS, NO_ACCOUNT, STATUSES, Invariant, Loaded, Policy, packaged, read
+from gateway.policyfile import NO_ACCOUNT, Invariant, Loaded, Policy, packaged, read
 from gateway.tomlfile import ConfigError, Fault
 
 __all__ = [
@@ -214,7 +216,8 @@ class _UncleanAnswer(Exception):
 def _short(fault: BaseException) -> str:
     """What went wrong, without the dump of entities that Cedar puts before it."""
     text = re.sub(r"^failed to parse entities from:\n.*\]: ", "", str(fault), flags=re.DOTALL)
-    return f"{type(fault).__name__}: {text}"[:300] if not isinstance(fault, _UncleanAnswer) else text[:300]
+    kind = "" if isinstance(fault, _UncleanAnswer) else f"{type(fault).__name__}: "
+    return " ".join((kind + text).split())[:300]
 
 
 # --- What the engine is told ---------------------------------------------------------------------------------

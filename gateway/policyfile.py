@@ -10,6 +10,8 @@ Sources: section 6 of the design; Cedar's grammar and JSON policy format (docs.c
 from __future__ import annotations
 
 import difflib
+import fnmatch
+import glob
 import hashlib
 import json
 import re
@@ -17,16 +19,14 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import cedarpy
 
 from gateway import tomlfile
-from gateway.model import ACCOUNT_KINDS, EFFECTS, RELATIONS, ROLES, Api, Operation, PolicyRef
+from gateway.model import ACCOUNT_KINDS, APIS, EFFECTS, RELATIONS, ROLES, STATUSES, Operation, PolicyRef
 from gateway.tomlfile import ConfigError, Fault
 
-APIS: tuple[Api, ...] = get_args(Api)
-STATUSES = ("current", "legacy", "refused_upstream")
 NO_ACCOUNT = "none"
 """What a policy sees as `resource.account_kind` of an operation whose path names no account."""
 
@@ -61,6 +61,8 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
+    """One policy that passed every check. `path` is its file as the operator wrote it; `text` ends with its `;`."""
+
     ref: PolicyRef
     path: str
     text: str
@@ -283,7 +285,8 @@ def _too_much(file: File, of: Sequence[Token]) -> Fault | None:
     depth = 0
     for token in of:
         # An `if` has no bracket of its own, so it is taken never to end; nor has the `Set<` of a schema.
-        depth += (token.text in ("(", "[", "{", "if", "Set")) - (token.text in (")", "]", "}"))
+        depth += token.text in ("(", "[", "{", "if", "Set")
+        depth = max(0, depth - (token.text in (")", "]", "}")))
         if depth > MAX_DEPTH:
             return file.fault(token.line, "", f"is nested more than {MAX_DEPTH} deep")
     return None
@@ -448,16 +451,16 @@ def _compared(node: dict[str, Any], words: Vocabulary) -> Iterator[tuple[str, st
 
 
 def _liked(node: dict[str, Any], words: Vocabulary) -> Iterator[tuple[str, str]]:
-    shape = ["*" if part == "Wildcard" else part["Literal"] for part in node["pattern"]]
-    pattern = "".join(shape)
-    known = words.get(_path(node["left"]))
+    parts = node["pattern"]
+    written = "".join("*" if part == "Wildcard" else part["Literal"] for part in parts)
+    path = _path(node["left"])
+    known = words.get(path)
     if known is None:
-        yield pattern, "ids are compared for equality only, and `like` with plain attributes only"
+        yield written, "ids are compared for equality only, and `like` with plain attributes only"
         return
-    expression = re.compile("".join(".*" if part == "Wildcard" else re.escape(part["Literal"])
-                                    for part in node["pattern"]), re.DOTALL)  # fmt: skip
-    if not any(expression.fullmatch(word) for word in known):
-        yield pattern, f'`like "{pattern}"` matches no {_path(node["left"])} there is'
+    pattern = "".join("*" if part == "Wildcard" else glob.escape(part["Literal"]) for part in parts)
+    if not any(fnmatch.fnmatchcase(word, pattern) for word in known):
+        yield written, f'`like "{written}"` matches no {path} there is'
 
 
 def _leaves(node: Any) -> Iterator[dict[str, Any]]:

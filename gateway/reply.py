@@ -60,10 +60,10 @@ class Cut(Invalid):
 
 
 class Sink(Protocol):
-    """Who an answer is told to. Calls come in this order, synchronously, inside the transport's callback:
+    """Who an answer is told to, synchronously, inside the transport's callback.
 
-    `on_whole`, or `on_head` and then any number of `on_body`; last exactly one of `on_done` and `on_error`,
-    which may also come alone. Header names are in lower case; hop-by-hop and framing ones are gone. `length` is
+    `on_whole`, or `on_head` and then any number of `on_body`; last exactly one of `on_done` and `on_error`. An
+    `on_error` may come alone. Header names are in lower case; hop-by-hop and framing ones are gone. `length` is
     the declared Content-Length, also where no body follows (HEAD, 304); None when none was declared.
     """
 

@@ -85,6 +85,8 @@ def parse(text: str, name: str) -> dict[str, Any]:
     """The values of a TOML text. Raises: ConfigError with the line of the first syntax error."""
     try:
         return tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError([Fault(name, 0, "", "is nested too deeply")]) from None
     except tomllib.TOMLDecodeError as error:
         found = re.search(r"\(at line (\d+)", str(error))
         what = re.sub(r" \(at .*\)$", "", str(error))

@@ -18,7 +18,7 @@ from typing import TypeVar
 from gateway.tokens import Keyring, PublicKey, SigningKey, generate_key, public_key, signing_key
 from gateway.tomlfile import ConfigError, Fault
 
-_PRIVATE, _PUBLIC = ".pem", ".pub.pem"
+_PRIVATE, _PUBLIC, _DRAFT = ".pem", ".pub.pem", ".draft"
 K = TypeVar("K", SigningKey, PublicKey)
 
 
@@ -126,7 +126,9 @@ def _named(key: K, file: Path, ending: str) -> K:
 
 
 def _settle(folder: Path) -> None:
-    """Finish a retirement that was cut short: a key with a public file beside it no longer signs."""
+    """Finish what was cut short: a key with a public file beside it no longer signs, a draft is nobody's."""
+    for draft in folder.glob(f".*{_PRIVATE}{_DRAFT}"):
+        draft.unlink()
     for file in folder.glob("*" + _PUBLIC):
         private = folder / (file.name.removesuffix(_PUBLIC) + _PRIVATE)
         if private.exists():
@@ -136,8 +138,7 @@ def _settle(folder: Path) -> None:
 
 def _write(folder: Path, name: str, content: bytes) -> None:
     """The file, whole and on the disk, or not there at all. Raises: FileExistsError rather than replace one."""
-    draft = folder / f".{name}.{os.getpid()}"
-    draft.unlink(missing_ok=True)  # of a process of this id that died here; the lock says it is nobody's
+    draft = folder / f".{name}{_DRAFT}"
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(handle, "wb") as file:

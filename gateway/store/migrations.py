@@ -79,6 +79,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX tokens_by_maker ON tokens (made_by) WHERE made_by IS NOT NULL",
         "CREATE INDEX tokens_by_description ON tokens (owner_id, folded) WHERE deleted_at IS NULL",
         # The rare states, so that asking a large network for them does not walk all of its tokens.
+        "CREATE INDEX tokens_deleted ON tokens (network, seq) WHERE deleted_at IS NOT NULL",
         "CREATE INDEX tokens_exposed ON tokens (network, seq) WHERE exposed_at IS NOT NULL",
         "CREATE INDEX tokens_paused ON tokens (network, seq) WHERE paused_at IS NOT NULL",
     ),

@@ -604,7 +604,8 @@ async def _use_wal(db: aiosqlite.Connection, busy_timeout_s: float) -> None:
             mode = await _rows(db, "PRAGMA journal_mode = WAL")
             break
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+            busy = getattr(error, "sqlite_errorcode", -1) & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() > give_up:
                 raise
             await asyncio.sleep(0.02)
     if mode[0][0] != "wal":
