@@ -25,19 +25,19 @@ TICK_S = 0.25
 """Between two sweeps. A deadline is never early, and late by at most this and what the loop is late itself."""
 
 
-_CLOSED_EARLY = "The upstream closed the connection before it answered"
+_CLOSED_EARLY = "The upstream closed the connection before it answered."
 
 FAULTS: tuple[tuple[type[Exception], str, str], ...] = (
-    (Cut, "upstream-invalid", "The upstream's answer was cut short"),
-    (Invalid, "upstream-invalid", "The upstream's answer breaks the rules of HTTP/1.1"),
-    (TimeoutError, "upstream-timeout", "The upstream did not answer in time"),
-    (ssl.SSLError, "upstream-unreachable", "No secure connection to the upstream could be made"),
-    (socket.gaierror, "upstream-unreachable", "The upstream's name could not be resolved"),
-    (UnicodeError, "upstream-unreachable", "The upstream's name could not be resolved"),
+    (Cut, "upstream-invalid", "The upstream's answer was cut short."),
+    (Invalid, "upstream-invalid", "The upstream's answer breaks the rules of HTTP/1.1."),
+    (TimeoutError, "upstream-timeout", "The upstream did not answer in time."),
+    (ssl.SSLError, "upstream-unreachable", "No secure connection to the upstream could be made."),
+    (socket.gaierror, "upstream-unreachable", "The upstream's name could not be resolved."),
+    (UnicodeError, "upstream-unreachable", "The upstream's name could not be resolved."),
     (ConnectionResetError, "upstream-unreachable", _CLOSED_EARLY),
     (ConnectionAbortedError, "upstream-unreachable", _CLOSED_EARLY),
     (BrokenPipeError, "upstream-unreachable", _CLOSED_EARLY),
-    (OSError, "upstream-unreachable", "No connection to the upstream could be made"),
+    (OSError, "upstream-unreachable", "No connection to the upstream could be made."),
 )
 """What goes wrong here, as the client is told it; the first row that fits. What is in no row is a bug."""
 
@@ -179,8 +179,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         if self.sink is None:
-            self._home.drop(self)
-            return
+            return  # idle: the transport closes itself, and `connection_lost` tells the pool
         try:
             if self._tls is not None and self._tls.read(1):
                 raise Cut("more to come")

@@ -111,7 +111,7 @@ class Upstream:
             if connection.sink is None:
                 self.drop(connection)
             else:
-                connection.end(_overloaded("The gateway is stopping"))
+                connection.end(_overloaded("The gateway is stopping."))
         if self._alive:
             self._all_lost = self._loop.create_future()
             try:
@@ -159,7 +159,7 @@ class Upstream:
     def _hold(self, share: str) -> None:
         held = self._shares.get(share, 0)
         if held >= self.settings.max_connections_per_token:
-            raise _overloaded("Too many requests of this token are under way")
+            raise _overloaded("Too many requests of this token are under way.")
         self._shares[share] = held + 1
 
     def free(self, share: str) -> None:
@@ -192,9 +192,9 @@ class Upstream:
 
     async def _connect(self) -> Connection:
         if self._closed:
-            raise _overloaded("The gateway is stopping")
+            raise _overloaded("The gateway is stopping.")
         if len(self._all) + self._connecting >= self.settings.max_connections:
-            raise _overloaded("Every connection to the upstream is in use")
+            raise _overloaded("Every connection to the upstream is in use.")
         self._connecting += 1
         try:
             connection = await self._dial()
@@ -368,7 +368,7 @@ class Reply:
             self._connection.abort()
             self._connection = None
             self._pieces.clear()
-            self._problem = Problem("upstream-invalid", "The answer was left before its end")
+            self._problem = Problem("upstream-invalid", "The answer was left before its end.")
 
     # -- Sink
 

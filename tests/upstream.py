@@ -8,21 +8,30 @@ import inspect
 import socket
 import ssl
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import uvloop
 
+from gateway import config
+from gateway.problem import Problem
+from gateway.upstream import Stats, Upstream, UpstreamRequest
+
 Script = Callable[["Peer"], Awaitable[None]]
 
+GET = UpstreamRequest("GET", "/a?b=c", (), idempotent=True, share="t")
+POST = UpstreamRequest("POST", "/a", (), b"{}", share="t")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 class Peer:
     """One connection as the upstream sees it. `number` counts from 1."""
 
-    def __init__(self, upstream: RawUpstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, upstream: RawUpstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         self.upstream = upstream
         self.number = upstream.connections
         self._reader = reader
@@ -87,7 +96,9 @@ class RawUpstream:
     async def __aenter__(self) -> RawUpstream:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
-        self.url = f"{'https' if self._tls else 'http'}://{'localhost' if self._tls else '127.0.0.1'}:{self.port}"
+        self.url = (
+            f"{'https' if self._tls else 'http'}://{'localhost' if self._tls else '127.0.0.1'}:{self.port}"
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -95,7 +106,7 @@ class RawUpstream:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.sleep(0.01)  # for transports to be closed by the loop
+        await asyncio.sleep(0.002)  # for transports to be closed by the loop
         if self._bugs:
             raise self._bugs[0]
 
@@ -137,17 +148,65 @@ def says_and_closes(*parts: bytes) -> Script:
     return script
 
 
+async def silence(peer: Peer) -> None:
+    """Takes a request and says nothing until the client leaves."""
+    await peer.request()
+    await peer.gone()
+
+
+@asynccontextmanager
+async def a_pool(url: str, **settings: Any) -> AsyncIterator[Upstream]:
+    """A pool to `url`, with nothing left of it afterwards."""
+    upstream = Upstream(config.Upstream(url=url, **settings))
+    try:
+        yield upstream
+    finally:
+        await upstream.close()
+        assert upstream.stats() == Stats(0, 0, 0)
+
+
+@asynccontextmanager
+async def facing(script: Script, **settings: Any) -> AsyncIterator[tuple[RawUpstream, Upstream]]:
+    """(raw upstream, pool) with every connection back or gone at the end."""
+    async with RawUpstream(script) as raw, a_pool(raw.url, **settings) as upstream:
+        yield raw, upstream
+        assert upstream.stats().busy == 0
+
+
+async def fetch(upstream: Upstream, request: UpstreamRequest = GET) -> tuple[int, bytes]:
+    """(status, whole body)."""
+    async with upstream.open(request) as reply:
+        parts = []
+        while data := await reply.read():
+            parts.append(data)
+        return reply.status, b"".join(parts)
+
+
+async def refused(upstream: Upstream, request: UpstreamRequest = GET) -> Problem:
+    """The problem that the request or its body ends with."""
+    with pytest.raises(Problem) as caught:
+        await fetch(upstream, request)
+    return caught.value
+
+
 def both_loops(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Runs a coroutine test on plain asyncio and on uvloop, each in a loop of its own."""
+    """Runs a coroutine test on plain asyncio and on uvloop, each in a loop of its own.
+
+    An exception inside a callback, which a loop would only log, fails the test.
+    """
 
     @functools.wraps(test)
     def run(*args: Any, loop_factory: Callable[[], asyncio.AbstractEventLoop], **kwargs: Any) -> None:
+        unhandled: list[dict[str, Any]] = []
+
         async def bounded() -> None:
+            asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
             async with asyncio.timeout(8):
                 await test(*args, **kwargs)
 
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             runner.run(bounded())
+        assert not unhandled
 
     signature = inspect.signature(test)
     added = inspect.Parameter("loop_factory", inspect.Parameter.KEYWORD_ONLY)

@@ -41,6 +41,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
             role          TEXT NOT NULL CHECK (role IN ('super', 'manager', 'member', 'observer')),
             administrator INTEGER NOT NULL CHECK (administrator IN (0, 1)),
             active        INTEGER NOT NULL CHECK (active IN (0, 1)),
+            password_hash TEXT CHECK (password_hash GLOB '$argon2id$*'),
             created_at    INTEGER NOT NULL CHECK (created_at >= 0),
             FOREIGN KEY (account_kind, account_id) REFERENCES accounts (kind, id)
         ) STRICT

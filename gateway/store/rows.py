@@ -186,6 +186,16 @@ class Store(Protocol):
     ) -> UserRow | None:
         """The user with what is given changed; None for an unknown id. Raises: as `add_user`."""
 
+    async def set_password(self, user_id: str, password_hash: str) -> bool:
+        """Keep the argon2id hash of a user's password, in its encoded form; False for an unknown id."""
+
+    def epoch(self) -> int:
+        """A number in memory, shared by every process of the machine: it changes before a change that can end
+        or alter a verdict is acknowledged. What was read after an epoch holds while that epoch does."""
+
+    async def refresh(self) -> None:
+        """Bring the epoch up to what is committed. Raises: Problem "store-unavailable"."""
+
     async def generation(self) -> int:
         """A number that has grown with every change that can end or alter a verdict, in the same transaction."""
 

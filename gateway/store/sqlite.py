@@ -38,6 +38,7 @@ from gateway.store.decode import (
     token_row,
     user_row,
 )
+from gateway.store.epoch import Epoch
 from gateway.store.given import (
     account_key,
     bindable,
@@ -143,9 +144,11 @@ class SqliteStore:
         writer: aiosqlite.Connection,
         finder: aiosqlite.Connection,
         reader: aiosqlite.Connection,
+        epoch: Epoch,
         busy_timeout_s: float,
         clock: Clock,
     ) -> None:
+        self._epoch = epoch
         self._writer = writer
         self._finder = finder
         self._reader = reader
@@ -170,7 +173,7 @@ class SqliteStore:
                     opened.append(await _connect(path, settings.busy_timeout_s, writes=writes))
                     if writes:
                         await migrate(opened[0])
-            return cls(opened[0], opened[1], opened[2], settings.busy_timeout_s, clock)
+            return cls(opened[0], opened[1], opened[2], Epoch(path), settings.busy_timeout_s, clock)
         except BaseException as error:
             for db in opened:
                 await db.close()
@@ -190,6 +193,7 @@ class SqliteStore:
                     await db.close()
                 except sqlite3.Error as error:
                     log.error("store-close cause=%r", cause(error))
+            self._epoch.close()
 
     # --- tokens
 
@@ -410,6 +414,20 @@ class SqliteStore:
 
     # --- the store itself
 
+    async def set_password(self, user_id: str, password_hash: str) -> bool:
+        values = (bindable(password_hash), bindable(user_id))
+
+        async def body(db: aiosqlite.Connection) -> bool:
+            return bool(await _rows(db, "UPDATE users SET password_hash = ? WHERE id = ? RETURNING 1", values))
+
+        return await self._write("set_password", body)
+
+    def epoch(self) -> int:
+        return self._epoch.get()
+
+    async def refresh(self) -> None:
+        self._epoch.set(await self.generation())
+
     async def generation(self) -> int:
         return await self._read("generation", _GENERATION, (), number, db=self._finder)
 
@@ -462,10 +480,12 @@ class SqliteStore:
                         await db.rollback()
                     await db.execute_fetchall("BEGIN IMMEDIATE")
                     result = await body(db)
+                    generation = number(await _rows(db, _GENERATION, ()))
                     await db.execute_fetchall("COMMIT")
                 except BaseException:
                     await _roll_back(db)
                     raise
+                self._epoch.set(generation)  # before anybody is told
                 return result
         except _FAULTS as error:
             raise _unavailable(operation, error) from None

@@ -8,7 +8,9 @@ import itertools
 import os
 import sqlite3
 import stat
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -672,6 +674,27 @@ def test_a_rotation_that_was_cut_short_is_finished_without_losing_a_key(tmp_path
     assert not (tmp_path / "keys" / f"{first.current.kid}.pem").exists()
 
 
+def test_of_many_that_start_at_once_one_creates_the_key(tmp_path: Path) -> None:
+    for turn in range(10):
+        folder = str(tmp_path / f"keys{turn}")
+        barrier = threading.Barrier(8)
+
+        def start(folder: str = folder, barrier: threading.Barrier = barrier) -> str:
+            barrier.wait()
+            return load_or_create_keys(folder).current.kid
+
+        with ThreadPoolExecutor(8) as pool:
+            kids = {future.result() for future in [pool.submit(start) for _ in range(8)]}
+        assert os.listdir(folder) == [f"{kid}.pem" for kid in kids]
+
+
+def test_a_draft_of_a_process_that_died_is_nobodys(tmp_path: Path) -> None:
+    (tmp_path / "keys").mkdir(mode=0o700)
+    (tmp_path / "keys" / ".ivg-half.pem.draft").write_bytes(b"-----BEGIN PRIV")
+    ring = load_or_create_keys(str(tmp_path / "keys"))
+    assert os.listdir(tmp_path / "keys") == [f"{ring.current.kid}.pem"]
+
+
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
 def test_a_private_key_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
     kid = load_or_create_keys(str(tmp_path / "keys")).current.kid
@@ -710,3 +733,39 @@ def test_two_signing_keys_no_key_and_no_folder_are_refused(tmp_path: Path) -> No
             file.rename(tmp_path / "keys" / file.name)
     with pytest.raises(ConfigError, match="has 2 signing keys"):
         load_keys(str(tmp_path / "keys"))
+
+
+# --- the epoch
+
+
+async def test_the_epoch_has_changed_when_a_change_is_acknowledged(store: Store) -> None:
+    jti = new_jti()
+    owner = await a_user(store)
+    token = await a_token(store, owner, jti)
+    seen = {store.epoch()}
+    for change in (
+        lambda: store.set_user(owner.id, role="observer"),
+        lambda: store.mark_exposed(jti_digest(jti), at=token.created_at, rotate_by=token.created_at + 60),
+        lambda: store.delete_token(token.id, by="a test", at=token.created_at),
+    ):
+        await change()
+        assert store.epoch() not in seen
+        seen.add(store.epoch())
+
+
+async def test_another_opening_of_the_same_store_changes_the_same_epoch(
+    store: Store, tmp_path: Path, clock: Turnable
+) -> None:
+    other = await open_store(config.Store(path=str(tmp_path / "gateway.sqlite3")), clock)
+    before = store.epoch()
+    await a_user(other)
+    assert store.epoch() == other.epoch() != before
+    await other.close()
+
+
+async def test_refreshing_makes_up_for_a_writer_that_died_before_it_could_tell(store: Store) -> None:
+    await a_user(store)
+    committed = store.epoch()
+    store._epoch.set(committed - 1)  # type: ignore[attr-defined]  # as that writer would have left it
+    await store.refresh()
+    assert store.epoch() == committed

@@ -9,8 +9,21 @@ import pytest
 from gateway import config
 from gateway.problem import Problem
 from gateway.upstream import Stats, Upstream, UpstreamRequest
-from tests.integration.test_upstream import GET, POST, a_pool, facing, fetch, refused, silence
-from tests.upstream import OK, Peer, RawUpstream, answers, both_loops, says_and_closes
+from tests.upstream import (
+    GET,
+    OK,
+    POST,
+    Peer,
+    RawUpstream,
+    a_pool,
+    answers,
+    both_loops,
+    facing,
+    fetch,
+    refused,
+    says_and_closes,
+    silence,
+)
 
 
 def numbered(pause_s: float = 0.0):
@@ -67,7 +80,7 @@ async def test_one_connection_serves_one_request_after_another():
 
 @both_loops
 async def test_the_connection_used_last_is_used_first():
-    async with facing(numbered(pause_s=0.02)) as (raw, upstream):
+    async with facing(numbered(pause_s=0.02)) as (_, upstream):
         await asyncio.gather(fetch(upstream), fetch(upstream))
         assert upstream.stats() == Stats(2, 2, 0)
         assert [(await fetch(upstream))[1] for _ in range(4)] == [b"2"] * 4
@@ -92,7 +105,7 @@ async def test_a_connection_the_upstream_will_close_is_not_kept(answer):
 @both_loops
 async def test_an_idle_connection_is_dropped_when_its_time_is_up_without_any_request(monkeypatch):
     monkeypatch.setattr("gateway.upstream.TICK_S", 0.02)
-    async with facing(answers(OK), idle_timeout_s=0.15) as (raw, upstream):
+    async with facing(answers(OK), idle_timeout_s=0.15) as (_, upstream):
         await fetch(upstream)
         await asyncio.sleep(0.05)
         assert upstream.stats().idle == 1
@@ -120,7 +133,7 @@ async def test_an_idle_connection_that_the_upstream_closes_or_resets_is_noticed(
             await asyncio.sleep(0.03)
             how(peer)
 
-        async with facing(script) as (raw, upstream):
+        async with facing(script) as (_, upstream):
             await fetch(upstream)
             assert upstream.stats().idle == 1
             await asyncio.sleep(0.06)
@@ -214,11 +227,11 @@ async def test_connections_that_are_being_made_count():
 @both_loops
 async def test_one_share_cannot_take_the_pool_from_the_others():
     async def script(peer: Peer) -> None:
-        while b"slow" in await peer.request():
-            await asyncio.sleep(5)
+        if b"slow" in await peer.request():
+            await peer.gone()
         await peer.say(OK)
 
-    async with facing(script, max_connections_per_token=2) as (raw, upstream):
+    async with facing(script, max_connections_per_token=2) as (_, upstream):
         tasks = await begun(upstream, UpstreamRequest("GET", "/slow", (), share="greedy"), 2)
         problem = await refused(upstream, a_share("greedy"))
         assert (problem.kind, dict(problem.headers)["Retry-After"]) == ("overloaded", "1")
@@ -236,7 +249,7 @@ async def test_a_share_at_its_bound_does_not_keep_idle_connections_young():
             await peer.say(OK)
         await peer.gone()
 
-    async with facing(script, max_connections_per_token=1) as (raw, upstream):
+    async with facing(script, max_connections_per_token=1) as (_, upstream):
         await asyncio.gather(fetch(upstream, a_share("a")), fetch(upstream, a_share("b")))
         tasks = await begun(upstream, UpstreamRequest("GET", "/slow", (), share="a"), 1)
         (idle,) = upstream._idle
@@ -319,7 +332,7 @@ class Heard:
 
 @both_loops
 async def test_begin_needs_an_idle_connection_and_sends_nothing_without_one():
-    async with facing(answers(OK)) as (raw, upstream):
+    async with facing(answers(OK)) as (_, upstream):
         assert upstream.begin(GET, Heard()) is None
         assert upstream.stats() == Stats(0, 0, 0)
         assert upstream._shares == {}
@@ -354,7 +367,7 @@ async def test_the_connection_is_free_for_the_next_request_inside_on_done():
 @both_loops
 async def test_an_answer_in_parts_is_told_in_parts():
     parts = (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n", b"ab", b"cd")
-    async with facing(answers(*parts, pause_s=0.02)) as (raw, upstream):
+    async with facing(answers(*parts, pause_s=0.02)) as (_, upstream):
         await fetch(upstream)
         heard = Heard()
         upstream.begin(GET, heard)
@@ -365,7 +378,7 @@ async def test_an_answer_in_parts_is_told_in_parts():
 @pytest.mark.parametrize(("request_", "again"), [(GET, True), (POST, False)], ids=["GET", "POST"])
 @both_loops
 async def test_a_sink_is_told_whether_it_may_try_again(request_, again):
-    async with facing(stale()) as (raw, upstream):
+    async with facing(stale()) as (_, upstream):
         await fetch(upstream)
         heard = Heard()
         upstream.begin(request_, heard)
@@ -374,10 +387,17 @@ async def test_a_sink_is_told_whether_it_may_try_again(request_, again):
 
 
 @pytest.mark.parametrize("call", ["on_whole", "on_head", "on_body"])
-@pytest.mark.parametrize("answer", [[OK], [OK[:-1], OK[-1:]], [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n", b"0\r\n\r\n"]])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [OK],
+        [OK[:-1], OK[-1:]],
+        [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n", b"0\r\n\r\n"],
+    ],
+)
 @both_loops
 async def test_a_sink_may_abort_from_inside_any_call_and_hears_nothing_more(call, answer):
-    async with facing(answers(*answer, pause_s=0.01)) as (raw, upstream):
+    async with facing(answers(*answer, pause_s=0.01)) as (_, upstream):
         await fetch(upstream)
 
         class Aborting(Heard):
@@ -399,7 +419,7 @@ async def test_a_sink_may_abort_from_inside_any_call_and_hears_nothing_more(call
 
         heard = Aborting()
         connection = upstream.begin(GET, heard)
-        await asyncio.sleep(0.06)
+        await asyncio.sleep(0.04)
         assert upstream.stats().busy == 0
         assert upstream.stats().open == (0 if heard.aborted else 1)
         assert upstream._shares == {}
@@ -408,7 +428,7 @@ async def test_a_sink_may_abort_from_inside_any_call_and_hears_nothing_more(call
 @both_loops
 async def test_a_paused_connection_is_silent_until_it_is_resumed():
     parts = (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n", b"ab", b"cd")
-    async with facing(answers(*parts, pause_s=0.02)) as (raw, upstream):
+    async with facing(answers(*parts, pause_s=0.02)) as (_, upstream):
         await fetch(upstream)
 
         class Pausing(Heard):
@@ -426,6 +446,44 @@ async def test_a_paused_connection_is_silent_until_it_is_resumed():
 
 
 @both_loops
+async def test_time_before_a_pause_does_not_count_after_it(monkeypatch):
+    monkeypatch.setattr("gateway.connection.TICK_S", 0.02)
+    monkeypatch.setattr("gateway.upstream.TICK_S", 0.02)
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.say(OK)
+        await peer.request()
+        await peer.say(OK[:-1])
+        await asyncio.sleep(0.4)
+        await peer.say(OK[-1:])
+        await peer.gone()
+
+    async with facing(script, gap_timeout_s=0.3) as (_, upstream):
+        await fetch(upstream)
+        heard = Heard()
+        connection = upstream.begin(GET, heard)
+        await asyncio.sleep(0.2)
+        connection.pause()
+        connection.resume()
+        await heard.over.wait()
+        assert heard.calls[-1] == ("done",)
+
+
+@both_loops
+async def test_a_connection_that_is_closing_can_be_paused_and_resumed_without_harm():
+    async with facing(answers(OK)) as (_, upstream):
+        await fetch(upstream)
+        heard = Heard()
+        connection = upstream.begin(GET, heard)
+        connection.transport.abort()
+        connection.pause()
+        connection.resume()
+        await heard.over.wait()
+        assert heard.calls == [("error", "upstream-unreachable", True)]
+
+
+@both_loops
 async def test_a_pause_at_the_very_end_does_not_leave_an_idle_connection_deaf():
     async def script(peer: Peer) -> None:
         for _ in range(2):
@@ -435,7 +493,7 @@ async def test_a_pause_at_the_very_end_does_not_leave_an_idle_connection_deaf():
             await peer.say(OK[-1:])
         await asyncio.sleep(0.02)
 
-    async with facing(script) as (raw, upstream):
+    async with facing(script) as (_, upstream):
         await fetch(upstream)
 
         class Pausing(Heard):

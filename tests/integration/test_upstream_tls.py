@@ -14,8 +14,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from gateway.upstream import Stats, Upstream
-from tests.integration.test_upstream import GET, a_pool, fetch, refused
-from tests.upstream import OK, Peer, RawUpstream, answers, both_loops, says_and_closes
+from tests.upstream import (
+    GET,
+    OK,
+    Peer,
+    RawUpstream,
+    a_pool,
+    answers,
+    both_loops,
+    fetch,
+    refused,
+    says_and_closes,
+)
 
 CUT_BODY = b"HTTP/1.1 200 OK\r\n\r\npart"
 
@@ -35,9 +45,12 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "upstream")])
         alternatives = [
-            x509.IPAddress(ipaddress.ip_address(name)) if name[0].isdigit() else x509.DNSName(name) for name in names
+            x509.IPAddress(ipaddress.ip_address(name)) if name[0].isdigit() else x509.DNSName(name)
+            for name in names
         ]
-        certificate = self._signed(subject, key, (x509.SubjectAlternativeName(alternatives), False), days=days)
+        certificate = self._signed(
+            subject, key, (x509.SubjectAlternativeName(alternatives), False), days=days
+        )
         file = self.folder / "server.pem"
         file.write_bytes(
             certificate.public_bytes(serialization.Encoding.PEM)
@@ -93,13 +106,17 @@ async def plainly(peer: Peer) -> None:
     await peer.say(OK)
 
 
-@pytest.mark.parametrize("why", ["another name", "an unknown authority", "expired", "too old a protocol", "no TLS at all"])
+@pytest.mark.parametrize(
+    "why", ["another name", "an unknown authority", "expired", "too old a protocol", "no TLS at all"]
+)
 @both_loops
 async def test_an_upstream_that_cannot_be_verified_gets_no_request(authority, why, caplog):
-    tls = authority.server("other.example" if why == "another name" else "localhost", days=-1 if why == "expired" else 1)
+    tls = authority.server(
+        "other.example" if why == "another name" else "localhost", days=-1 if why == "expired" else 1
+    )
     if why == "too old a protocol":
         tls.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
-        with pytest.warns(DeprecationWarning):
+        with pytest.warns(DeprecationWarning, match="TLSv1_1"):
             tls.maximum_version = ssl.TLSVersion.TLSv1_1
         tls.set_ciphers("ALL:@SECLEVEL=0")
     ca_file = None if why == "an unknown authority" else authority.file
@@ -118,12 +135,14 @@ async def test_an_upstream_that_cannot_be_verified_gets_no_request(authority, wh
 @both_loops
 async def test_an_address_needs_a_certificate_for_that_address(authority):
     for name, fine in (("127.0.0.1", True), ("localhost", False)):
-        async with RawUpstream(answers(OK), authority.server(name)) as raw:
-            async with a_pool(f"https://127.0.0.1:{raw.port}", ca_file=authority.file) as upstream:
-                if fine:
-                    assert await fetch(upstream) == (200, b"ok")
-                else:
-                    assert (await refused(upstream)).kind == "upstream-unreachable"
+        async with (
+            RawUpstream(answers(OK), authority.server(name)) as raw,
+            a_pool(f"https://127.0.0.1:{raw.port}", ca_file=authority.file) as upstream,
+        ):
+            if fine:
+                assert await fetch(upstream) == (200, b"ok")
+            else:
+                assert (await refused(upstream)).kind == "upstream-unreachable"
 
 
 @both_loops
@@ -142,7 +161,10 @@ async def test_a_handshake_that_never_ends_is_a_timeout(authority):
 async def test_a_body_without_length_needs_the_close_notify(authority):
     """Without it anyone on the way could have cut the answer (RFC 8446 section 6.1)."""
     tls = authority.server("localhost")
-    async with RawUpstream(says_and_closes(CUT_BODY), tls) as raw, a_pool(raw.url, ca_file=authority.file) as upstream:
+    async with (
+        RawUpstream(says_and_closes(CUT_BODY), tls) as raw,
+        a_pool(raw.url, ca_file=authority.file) as upstream,
+    ):
         assert await fetch(upstream) == (200, b"part")
 
     for how in (Peer.cut, Peer.reset):
@@ -155,7 +177,10 @@ async def test_a_body_without_length_needs_the_close_notify(authority):
 
         async with RawUpstream(script, tls) as raw, a_pool(raw.url, ca_file=authority.file) as upstream:
             problem = await refused(upstream)
-            assert (problem.kind, problem.detail) == ("upstream-invalid", "The upstream's answer was cut short")
+            assert (problem.kind, problem.detail) == (
+                "upstream-invalid",
+                "The upstream's answer was cut short.",
+            )
 
 
 @both_loops

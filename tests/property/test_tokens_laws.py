@@ -25,6 +25,7 @@ TOKEN = mint(
     expires_at=2_000,
     scopes=["transactions:read"],
 )
+LAW = settings(deadline=None)  # a loaded machine breaks no law
 SCOPE = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters='"\\'), min_size=1)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -39,23 +40,27 @@ def refused(text: str) -> None:
     assert (caught.value.kind, caught.value.detail) == ("invalid-token", REFUSED)
 
 
+@LAW
 @given(st.integers(0, len(TOKEN) - 1), st.characters())
 def test_a_token_with_any_character_replaced_never_verifies(at: int, char: str) -> None:
     assume(char != TOKEN[at])
     refused(TOKEN[:at] + char + TOKEN[at + 1 :])
 
 
+@LAW
 @given(st.integers(0, len(TOKEN)), st.text(min_size=1, max_size=5))
 def test_a_token_with_anything_inserted_or_appended_never_verifies(at: int, text: str) -> None:
     changed = TOKEN[:at] + text + TOKEN[at:]
     refused(changed)
 
 
+@LAW
 @given(st.integers(0, len(TOKEN) - 1), st.integers(1, len(TOKEN)))
 def test_a_token_with_anything_deleted_never_verifies(at: int, count: int) -> None:
     refused(TOKEN[:at] + TOKEN[at + count :])
 
 
+@LAW
 @given(st.sets(st.integers(0, len(TOKEN) - 1), min_size=1))
 def test_a_token_with_any_letters_in_the_other_case_never_verifies(at: set[int]) -> None:
     changed = "".join(c.swapcase() if i in at else c for i, c in enumerate(TOKEN))
@@ -63,12 +68,13 @@ def test_a_token_with_any_letters_in_the_other_case_never_verifies(at: set[int])
     refused(changed)
 
 
+@LAW
 @given(st.text() | st.text("eyJ.AQgw-_=", max_size=400) | st.text().map(lambda tail: PREFIX + tail))
 def test_arbitrary_text_is_refused_and_raises_nothing_else(text: str) -> None:
     refused(text)
 
 
-@settings(max_examples=200)
+@LAW
 @given(JSON | st.dictionaries(st.sampled_from(["iss", "aud", "sub", "client_id", "iat", "exp"]), JSON))
 def test_any_signed_json_that_mint_would_not_write_is_refused_and_raises_nothing_else(value: object) -> None:
     payload = json.dumps(value, separators=(",", ":")).encode()
@@ -77,6 +83,7 @@ def test_any_signed_json_that_mint_would_not_write_is_refused_and_raises_nothing
     refused(f"{text}.{signature}")
 
 
+@LAW
 @given(
     st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True),
     st.integers(0, 10**9),
@@ -105,6 +112,7 @@ def test_whatever_is_minted_verifies_is_found_and_is_scrubbed(
     assert scrub(f"?t={text}&") == "?t=[token]&"
 
 
+@LAW
 @given(st.text(), st.text())
 def test_no_text_around_a_token_keeps_it_from_being_scrubbed(before: str, after: str) -> None:
     assert TOKEN.split(".")[2] not in scrub(before + TOKEN + after)

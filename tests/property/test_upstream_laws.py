@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 
 from hypothesis import HealthCheck, example, given, settings
@@ -68,12 +69,16 @@ def responses(draw, framings=("length", "chunked", "close")):
     extension = draw(st.sampled_from((b"", b";a=b", b' ;c="d"')))
     chunks = b"".join(b"%x%b\r\n%b\r\n" % (len(part), extension, part) for part in parts)
     trailer = draw(st.sampled_from((b"", b"X-T: 1\r\n", b"X-T: 1\r\nx-u:\r\n")))
-    return out + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n" + trailer + b"\r\n", content, framing
+    return (
+        out + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n" + trailer + b"\r\n",
+        content,
+        framing,
+    )
 
 
 def pieces_of(data, cuts):
     edges = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False) if a < b]
+    return [data[a:b] for a, b in itertools.pairwise(edges) if a < b]
 
 
 cuts = st.lists(st.integers(0, 10_000), max_size=12)
@@ -115,7 +120,9 @@ def test_a_second_answer_is_never_part_of_the_first(first, second, cuts):
 nearly = st.builds(
     lambda response, edits: _edited(response[0], edits),
     responses(),
-    st.lists(st.tuples(st.integers(0, 10_000), st.binary(max_size=3), st.integers(0, 2)), min_size=1, max_size=4),
+    st.lists(
+        st.tuples(st.integers(0, 10_000), st.binary(max_size=3), st.integers(0, 2)), min_size=1, max_size=4
+    ),
 )
 
 
@@ -136,7 +143,8 @@ def test_a_head_that_is_told_has_nothing_in_it_that_could_split_it(data, cuts):
     head = read(pieces_of(data, cuts))[0]
     if head is not None:
         for name, value in head[1]:
-            assert name and not set(name) & set(b"\r\n\0 :\t")
+            assert name
+            assert not set(name) & set(b"\r\n\0 :\t")
             assert not set(value) & set(b"\r\n\0")
 
 
@@ -148,6 +156,7 @@ def test_a_head_that_is_told_has_nothing_in_it_that_could_split_it(data, cuts):
 def test_over_a_socket_anything_is_an_answer_or_a_problem(data):
     async def scenario():
         async with RawUpstream(says_and_closes(data)) as raw:
+            kinds = set()
             upstream = Upstream(config.Upstream(url=raw.url, max_connections=1))
             try:
                 async with upstream.open(UpstreamRequest("GET", "/", ())) as reply:
@@ -155,7 +164,8 @@ def test_over_a_socket_anything_is_an_answer_or_a_problem(data):
                     while await reply.read():
                         pass
             except Problem as problem:
-                assert problem.kind in ("upstream-invalid", "upstream-unreachable")
+                kinds.add(problem.kind)
+            assert kinds <= {"upstream-invalid", "upstream-unreachable"}
             assert upstream.stats().busy == 0
             await upstream.close()
 
