@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 import time
@@ -12,10 +13,10 @@ from pathlib import Path
 
 from aiohttp import web
 
-from gateway import admin, wire
+from gateway import admin, cases, wire
 from gateway.audit import Recorder
 from gateway.authenticate import Authenticator
-from gateway.config import Config, SideListener
+from gateway.config import Config, Listen, SideListener
 from gateway.config import Upstream as UpstreamSettings
 from gateway.exchange import Exchanges, no_early_continue, on_prepare
 from gateway.flow import Credentials, Flow
@@ -31,6 +32,7 @@ from gateway.store import Store, open_store
 from gateway.store.keys import load_or_create_keys
 from gateway.tomlfile import ConfigError, Fault
 from gateway.upstream import Upstream
+from gateway.verdicts import Verdicts
 
 
 @dataclass
@@ -42,18 +44,17 @@ class Gateway:
     issuer: Issuer
     recorder: Recorder
     upstream: Upstream
+    verdicts: Verdicts
     exchanges: Exchanges
     public: web.Application
     side: list[tuple[SideListener, web.Application]]
     _runners: list[web.BaseRunner] = field(default_factory=list)
+    _watching: asyncio.Task[None] | None = None
 
     async def start(self, listening: socket.socket, reuse_port: bool = False) -> None:
         """Serve on a bound socket, and on the side listeners of the configuration."""
-        listen = self.config.listen
-        tls: ssl.SSLContext | None = None
-        if listen.tls_certificate and listen.tls_key:
-            tls = wire.tls_context(listen.tls_certificate, listen.tls_key)
-        await self._serve(self.public, listening, tls)
+        self._watching = asyncio.create_task(self.verdicts.watch())
+        await self._serve(self.public, listening, load_tls(self.config.listen))
         for settings, app in self.side:
             await self._serve(app, bind(settings.host, settings.port or 0, reuse_port), None)
 
@@ -68,6 +69,9 @@ class Gateway:
     async def stop(self) -> None:
         for runner in self._runners:
             await runner.cleanup()
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
         await self.upstream.close()
         await self.store.close()
         self.recorder.close()
@@ -89,6 +93,17 @@ def bind(host: str, port: int, reuse_port: bool = False) -> socket.socket:
     return made
 
 
+def load_tls(listen: Listen) -> ssl.SSLContext | None:
+    """The TLS side of the public listener, or None without one. Raises: ConfigError."""
+    if not listen.tls_certificate or not listen.tls_key:
+        return None
+    try:
+        return wire.tls_context(listen.tls_certificate, listen.tls_key)
+    except OSError as error:  # ssl.SSLError is one; its text says little to whoever wrote the setting
+        text = f"certificate and key cannot be used: {type(error).__name__}"
+        raise ConfigError([Fault("configuration", 0, "listen.tls_certificate", text)]) from None
+
+
 def load_catalogue(config: Config | None = None) -> Catalogue:
     """The packaged catalogue, with the versions a configuration adds. Raises: ConfigError."""
     path = packaged() / "operations.toml"
@@ -97,9 +112,19 @@ def load_catalogue(config: Config | None = None) -> Catalogue:
 
 
 def load_policies(config: Config, catalogue: Catalogue) -> PolicySet:
-    """The packaged policies with the operator's laid over them. Raises: ConfigError."""
-    local = None if config.policies.local is None else Path(config.policies.local)
-    return PolicySet.load(local=local, operations=catalogue.variants())
+    """The packaged policies with the operator's laid over them. Raises: ConfigError.
+
+    What the operator adds is held against every invariant, which takes about a second; the packaged set alone
+    was, by the tests it was shipped with.
+    """
+    if config.policies.local is None:
+        return PolicySet.load(operations=catalogue.variants())
+    policies = PolicySet.load(local=Path(config.policies.local), operations=catalogue.variants())
+    results = cases.check_invariants(policies, catalogue.variants())
+    broken = [Fault(it.file, it.line, it.name, it.text) for it in results if not it.passed]
+    if broken:
+        raise ConfigError(broken)
+    return policies
 
 
 def load_credentials(settings: UpstreamSettings) -> Credentials:
@@ -132,12 +157,14 @@ async def build(
     recorder = Recorder(config.record.path, lambda: policies.digest[:16], clock)
     store = await open_store(config.store, clock)
     limits, tokens = config.limits, config.tokens
+    verdicts = Verdicts(store, clock, limits.remembered_tokens)
     authenticator = Authenticator(
         store,
         keyring,
         config.public_url,
         clock,
         RateLimit("authentication", limits.failed_authentications_per_minute, time.monotonic),
+        verdicts,
         tuple(ip_network(cidr) for cidr in config.listen.trusted_proxies),
     )
     exchanges = Exchanges(recorder, authenticator, metrics, tokens.exposed_hours, clock)
@@ -168,7 +195,7 @@ async def build(
         side.append((config.admin, holder))
     holder.add_subapp("/admin/", admin.make_app(api))
     public.router.add_route("*", "/{path:.*}", flow.handle, expect_handler=no_early_continue)
-    return Gateway(config, store, issuer, recorder, upstream, exchanges, public, side)
+    return Gateway(config, store, issuer, recorder, upstream, verdicts, exchanges, public, side)
 
 
 def _application(exchanges: Exchanges) -> web.Application:

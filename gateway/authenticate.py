@@ -1,4 +1,4 @@
-"""A credential into a Principal: the signature first, then the store, on every request.
+"""A credential into a Principal: the signature first, then the store; remembered until the store says otherwise.
 
 The store decides whether a token lives: its `jti` has to be there, neither deleted nor paused nor expired, and
 its owner active. Role, account and administrator flag are the owner's as they are now, never the token's.
@@ -19,12 +19,17 @@ from gateway.model import Network, Owner, Principal
 from gateway.problem import Problem
 from gateway.ratelimit import RateLimit, client_network
 from gateway.store import Store, TokenRow, UserRow
+from gateway.verdicts import Queue, Verdict, Verdicts
 
 FATE = {
     "deleted": "The token was deleted.",
     "expired": "The token has expired.",
     "paused": "The token is paused by its owner or an administrator.",
 }
+
+
+SUSPECTS_PER_S, SUSPECTS_AT_ONCE = 100.0, 256
+"""How many credentials of networks that guessed wrong too often are verified, at 150 µs of CPU each."""
 
 
 class Authenticator:
@@ -37,6 +42,7 @@ class Authenticator:
         public_url: str,
         clock: Callable[[], float],
         failures: RateLimit,
+        verdicts: Verdicts,
         trusted_proxies: tuple[Network, ...] = (),
     ) -> None:
         self._store = store
@@ -44,11 +50,21 @@ class Authenticator:
         self._public_url = public_url
         self._clock = clock
         self._failures = failures
+        self._verdicts = verdicts
+        self._suspects = Queue(SUSPECTS_PER_S, SUSPECTS_AT_ONCE)
         self._trusted_proxies = trusted_proxies
 
     def client(self, peer: str, forwarded_for: list[str]) -> str:
         """The client's address. Raises: Problem "bad-header" for nonsense from a trusted proxy."""
         return client_address(peer, forwarded_for, self._trusted_proxies)
+
+    def remembered(self, authorization: str | None, client: str) -> Principal | None:
+        """Who holds this credential, without asking anybody: None when only `principal` can tell.
+
+        Raises: Problem "network-not-allowed".
+        """
+        principal = None if authorization is None else self._verdicts.principal(authorization)
+        return None if principal is None else _from_allowed_network(principal, client)
 
     async def principal(self, authorization: str | None, client: str) -> Principal:
         """Who holds this credential.
@@ -56,20 +72,51 @@ class Authenticator:
         Raises: Problem "no-credential", "invalid-token", "network-not-allowed", "store-unavailable"; and
         "rate-limited" instead of the 401 when a client network has guessed wrong too often.
         """
+        known = self.remembered(authorization, client)
+        if known is not None:
+            return known
         try:
-            token, user = await self.holder(bearer(authorization))
+            principal = await self._proven(authorization or "", bearer(authorization), client)
         except Problem as problem:
             if problem.kind in ("invalid-token", "no-credential"):
                 self._failures.spend(client_network(client))
             raise
+        return _from_allowed_network(principal, client)
+
+    async def _proven(self, authorization: str, text: str, client: str) -> Principal:
+        """The principal of a token, and remembered. A wrong guess costs its network more than it costs us."""
+        claims = self._verdicts.claims(authorization)
+        if claims is None:
+            if self._verdicts.never(text):
+                raise Problem("invalid-token", tokens.REFUSED)
+            if self._failures.spent(client_network(client)):
+                await self._suspects.wait()
+            try:
+                claims = self._claims(text)
+            except Problem:
+                if text.startswith(
+                    tokens.PREFIX
+                ):  # anything else is refused before its signature costs a thing
+                    self._verdicts.remember_never(text[: tokens.MAX_TOKEN_CHARS + 1])
+                raise
+        epoch = self._store.epoch()  # before the look-up: what changes after it changes this too
+        try:
+            token, user = await self._live(claims)
+        except Problem:
+            self._verdicts.forget(authorization)
+            raise
         principal = as_principal(token, user)
-        if principal.networks is not None and not within(client, principal.networks):
-            raise Problem("network-not-allowed", "The token may be used from its allowed networks only.")
+        self._verdicts.remember(authorization, Verdict(claims, principal, epoch))
         return principal
 
     async def holder(self, text: str) -> tuple[TokenRow, UserRow]:
         """The live token a text is, and its owner. Raises: Problem "invalid-token" or "store-unavailable"."""
-        claims = tokens.verify(self._keyring, text, issuer=self._public_url, audience=self._public_url)
+        return await self._live(self._claims(text))
+
+    def _claims(self, text: str) -> tokens.Claims:
+        return tokens.verify(self._keyring, text, issuer=self._public_url, audience=self._public_url)
+
+    async def _live(self, claims: tokens.Claims) -> tuple[TokenRow, UserRow]:
         found = await self._store.find(tokens.jti_digest(claims.jti))
         if found is None:
             raise Problem("invalid-token", tokens.REFUSED)
@@ -87,7 +134,7 @@ class Authenticator:
     async def mark_exposed(self, text: str, exposed_hours: int) -> str | None:
         """Mark a token of ours that was seen where none belongs; its id, or None when it is not ours."""
         try:
-            claims = tokens.verify(self._keyring, text, issuer=self._public_url, audience=self._public_url)
+            claims = self._claims(text)
         except Problem:
             return None
         now = int(self._clock())
@@ -108,3 +155,9 @@ def as_principal(token: TokenRow, user: UserRow) -> Principal:
         networks=None if token.networks is None else tuple(ip_network(cidr) for cidr in token.networks),
         bootstrap=token.bootstrap,
     )
+
+
+def _from_allowed_network(principal: Principal, client: str) -> Principal:
+    if principal.networks is not None and not within(client, principal.networks):
+        raise Problem("network-not-allowed", "The token may be used from its allowed networks only.")
+    return principal

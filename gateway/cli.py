@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from gateway import __version__, config
 from gateway.model import ACCOUNT_KINDS, ROLES, SCOPES, Account, AccountKind, Owner, Principal, Role
 from gateway.problem import Problem
-from gateway.tomlfile import ConfigError, Fault
+from gateway.tomlfile import ConfigError, Fault, Lines
 
 if TYPE_CHECKING:
     from gateway.operation import Catalogue
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_demo(commands: Any) -> None:
     it = commands.add_parser("demo", help="a sandbox upstream, a gateway, and a tour of requests")
-    it.add_argument("--port", type=int, default=0, help="of the gateway; a free one by default")
+    it.add_argument("--port", type=_port, default=0, help="of the gateway; a free one by default")
     it.add_argument(
         "--upstream", help="an upstream to use instead of the sandbox, such as http://127.0.0.1:9000"
     )
@@ -81,17 +81,18 @@ def _add_demo(commands: Any) -> None:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from gateway import demo, serve
-
     if options.upstream_token is not None and not all("!" <= c <= "~" for c in options.upstream_token or " "):
         return _wrong("--upstream-token has to be printable ASCII without spaces")
     if not 1 <= options.workers <= 64:
         return _wrong("--workers has to be between 1 and 64")
-    serve.set_up_logging(logging.WARNING)
     upstream = None if options.upstream is None else options.upstream.rstrip("/")
     faults = [] if upstream is None else list(config.Upstream(url=upstream).check())
     if faults:
         return _wrong(f"--upstream: {faults[0][1]}")
+
+    from gateway import demo, serve
+
+    serve.set_up_logging(logging.WARNING)
     serve.run(
         demo.run(
             demo.Options(
@@ -106,24 +107,27 @@ def _demo(options: argparse.Namespace) -> int:
 def _add_sandbox(commands: Any) -> None:
     it = commands.add_parser("sandbox", help="a stand-in for both Invoca APIs, with made-up data")
     it.add_argument("--host", default="127.0.0.1")
-    it.add_argument("--port", type=int, default=8090)
+    it.add_argument("--port", type=_port, default=8090)
     it.add_argument("--credential", help="the only token that is accepted; any by default")
     it.set_defaults(command=_sandbox)
 
 
 def _sandbox(options: argparse.Namespace) -> int:
-    from gateway import sandbox, serve
-
     if not config.is_loopback(options.host):
         return _wrong("--host: the sandbox is for loopback; it accepts credentials of every kind")
+
+    from gateway import sandbox, serve
 
     async def stay() -> None:
         runner, port = await sandbox.start(
             sandbox.Sandbox(credential=options.credential), options.host, options.port
         )
         print(f"sandbox: http://{options.host}:{port}/ (networks 33; see /sandbox/journal)", flush=True)
+        stopped = asyncio.Event()
+        for stop in serve.STOPS:
+            asyncio.get_running_loop().add_signal_handler(stop, stopped.set)
         try:
-            await asyncio.Event().wait()
+            await stopped.wait()
         finally:
             await runner.cleanup()
 
@@ -156,19 +160,28 @@ def _check(options: argparse.Namespace) -> int:
     from gateway import app
 
     settings = _read(options.config)
-    faults: list[Fault] = [
-        Fault(options.config, 0, key, f"{path} cannot be read")
-        for key, path in (
-            ("listen.tls_certificate", settings.listen.tls_certificate),
-            ("listen.tls_key", settings.listen.tls_key),
-            ("upstream.ca_file", settings.upstream.ca_file),
-        )
-        if path is not None and not Path(path).is_file()
-    ]
-    try:
-        app.load_credentials(settings.upstream)
-    except ConfigError as error:
-        faults += [Fault(options.config, 0, fault.key, fault.text) for fault in error.faults]
+    lines = Lines(Path(options.config).read_text(encoding="utf-8"))
+    faults: list[Fault] = []
+
+    def add(text: str, *path: str) -> None:
+        faults.append(Fault(options.config, lines.of(path), ".".join(path), text))
+
+    tls = {"tls_certificate": settings.listen.tls_certificate, "tls_key": settings.listen.tls_key}
+    unreadable = [name for name, file in tls.items() if file is not None and not Path(file).is_file()]
+    for name in unreadable:
+        add(f"{tls[name]} cannot be read", "listen", name)
+    if not unreadable:
+        try:
+            app.load_tls(settings.listen)
+        except ConfigError as error:
+            add(error.faults[0].text, "listen", "tls_certificate")
+    if settings.upstream.ca_file is not None and not Path(settings.upstream.ca_file).is_file():
+        add(f"{settings.upstream.ca_file} cannot be read", "upstream", "ca_file")
+    for account, secret in settings.upstream.credentials.items():
+        try:
+            secret.value()
+        except LookupError as error:
+            add(str(error.args[0]), "upstream", "credentials", account)
     try:
         app.load_policies(settings, app.load_catalogue(settings))
     except ConfigError as error:
@@ -226,14 +239,15 @@ def _user_add(options: argparse.Namespace) -> int:
     account = Account(cast(AccountKind, kind), number, network)
 
     async def add() -> None:
+        # Keys that cannot be used are found before a user is added who could then get no token.
+        keyring = load_or_create_keys(settings.store.keys) if options.bootstrap_token else None
         store = await open_store(settings.store, time.time)
         try:
             user = await store.add_user(
                 options.email, account, cast(Role, options.role), options.administrator
             )
             print(f"user: {user.id} {user.email} {account.key} {user.role}", file=sys.stderr)
-            if options.bootstrap_token:
-                keyring = load_or_create_keys(settings.store.keys)
+            if keyring is not None:
                 _, text = await Issuer(store, keyring, settings.public_url).create(
                     owner_id=user.id,
                     description="bootstrap token made by the operator",
@@ -432,6 +446,13 @@ def _load_policies(folder: str | None) -> tuple[Catalogue, PolicySet]:
         raise ConfigError([Fault(folder, 0, "", "is not a folder")])
     policies = PolicySet.load(None if folder is None else Path(folder), operations=catalogue.variants())
     return catalogue, policies
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 65535:
+        raise argparse.ArgumentTypeError(f"{number} is not a port")
+    return number
 
 
 def _wrong(text: str) -> int:

@@ -6,7 +6,9 @@ never a value in the file: it is named by an environment variable or a file, and
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
@@ -17,6 +19,8 @@ from gateway import tomlfile
 from gateway.model import ACCOUNT_KINDS
 
 Faults = Iterator[tuple[str, str]]
+DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
+ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]{1,253}|\[[0-9a-f:.]{2,45}\])(?::[0-9]{1,5})?", re.ASCII)
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -187,11 +191,12 @@ class Limits:
     max_headers: int = 100
     requests_per_minute: int = 600
     failed_authentications_per_minute: int = 120
+    remembered_tokens: int = 4_096
 
     def check(self) -> Faults:
         yield from _positive(
             self, "head_timeout_s", "body_timeout_s", "keep_alive_timeout_s", "drain_timeout_s",
-            "max_body_bytes", "max_target_bytes", "max_header_bytes", "max_headers",
+            "max_body_bytes", "max_target_bytes", "max_header_bytes", "max_headers", "remembered_tokens",
         )  # fmt: skip
         for name in ("requests_per_minute", "failed_authentications_per_minute"):
             if getattr(self, name) < 0:
@@ -204,6 +209,14 @@ class Versions:
 
     transactions: tuple[str, ...] = ()
     network_integration: tuple[str, ...] = ()
+
+    def check(self) -> Faults:
+        for name in ("transactions", "network_integration"):
+            for version in getattr(self, name):
+                if (
+                    DATE.fullmatch(version) is None
+                ):  # what is no date is never looked for, and a slip must show
+                    yield name, f"{version!r} is not a date such as 2022-08-01"
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,15 +236,12 @@ class Config:
     versions: Versions = Versions()
 
     def check(self) -> Faults:
-        parts = urlsplit(self.public_url)
-        if (
-            parts.scheme not in ("http", "https")
-            or not parts.hostname
-            or parts.path.strip("/")
-            or parts.query
-        ):
+        # It goes into every token, and paths are appended to it: one form, and nothing behind the port.
+        if ORIGIN.fullmatch(self.public_url) is None or not _has_host_and_port(self.public_url):
             yield "public_url", "expected the origin apps use, such as https://gateway.example.com"
-        elif parts.scheme == "http" and not is_loopback(parts.hostname):
+        elif self.public_url.startswith("http:") and not is_loopback(
+            urlsplit(self.public_url).hostname or ""
+        ):
             yield "public_url", "must be https outside loopback"
 
 
@@ -278,6 +288,14 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _has_host_and_port(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that hold no address, a port beyond 65535
+        return False
+
+
 def _port(name: str, port: int) -> Faults:
     if not 0 <= port <= 65535:
         yield name, f"{port} is not a port"
@@ -285,5 +303,5 @@ def _port(name: str, port: int) -> Faults:
 
 def _positive(settings: object, *names: str) -> Faults:
     for name in names:
-        if getattr(settings, name) <= 0:
-            yield name, "must be above 0"
+        if not 0 < getattr(settings, name) < math.inf:  # TOML can write nan, which no comparison stops
+            yield name, "must be above 0, and finite"

@@ -289,7 +289,7 @@ class _Guide:
         document = _object(raw)
         who = step.who.replace("_", " ") or ("forged token" if step.bearer else "no token")
         print(f"{self._number:2}  {step.says}\n    {who}: {step.method} {_short(step.path)}")
-        print(f"    → {answer.status} {self._reason(said, document, request_id)}")
+        print(f"    → {answer.status} {await self._reason(said, document, request_id)}")
         print(
             f"    upstream saw: {_seen(before, await self._arrived(), bearer, self._demo.upstream_token)}\n"
         )
@@ -318,24 +318,27 @@ class _Guide:
             print(f"  # {name}")
             print(f"  curl -H 'Authorization: Bearer {self._demo.tokens[name]}' '{self._demo.url}{path}'\n")
 
-    def _reason(self, said: str, document: dict[str, object], request_id: str) -> str:
+    async def _reason(self, said: str, document: dict[str, object], request_id: str) -> str:
         """Why, in one line: the policies the decision record names, else the problem's detail."""
         if said == "ok":
             return "the gateway's own answer"
-        policies = self._recorded(request_id).get("policies")
-        by = f" by {', '.join(map(str, policies))}" if isinstance(policies, list) and policies else ""
+        policies = (await self._recorded(request_id)).get("policies")
+        by = ""
+        # Policies also allowed what was refused for its body or its rate; those they did not decide.
+        if said in ("", "denied", "insufficient-scope") and isinstance(policies, list) and policies:
+            by = f" by {', '.join(map(str, policies))}"
         if not said:
             return f"allowed{by}, and forwarded"
         return f"{said}{by}\n      {document.get('detail', document.get('error_description', ''))}"
 
-    def _recorded(self, request_id: str) -> dict[str, object]:
+    async def _recorded(self, request_id: str) -> dict[str, object]:
         """The decision record of an exchange; it is written when the last byte of the answer is."""
         for _ in range(50):
             for line in reversed(self._demo.records.read_text().splitlines()):
                 record = _object(line.encode())
                 if record.get("request_id") == request_id and record.get("event") == "exchange":
                     return record
-            time.sleep(0.01)
+            await asyncio.sleep(0.01)  # the gateway may run in this very loop
         return {}
 
     async def _arrived(self) -> list[dict[str, object]] | None:

@@ -9,27 +9,35 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import socket
+import struct
 import traceback
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
-from aiohttp import web
+from aiohttp import HttpVersion, HttpVersion11, web
 from aiohttp.typedefs import Middleware
 
-from gateway import body, headers
+from gateway import body, headers, target
 from gateway.audit import Recorder
 from gateway.authenticate import Authenticator
 from gateway.body import Body
 from gateway.config import Limits
 from gateway.metrics import Metrics
 from gateway.model import AuditEvent
-from gateway.problem import Problem, Wire
-from gateway.target import fully_decoded
-from gateway.tokens import find_tokens, scrub
+from gateway.problem import Headers, Problem, Wire
+from gateway.target import Target, fully_decoded
+from gateway.tokens import PREFIX, find_tokens, scrub
 
 EVENT = web.RequestKey("event", AuditEvent)
 HEAD = web.RequestKey("head", headers.Head)
+TARGET = web.RequestKey("target", Target)
+CLAIMED = web.RequestKey("claimed", HttpVersion)
+"""The version a head claims, where it is none that an answer may be written in (RFC 9110 2.5): set by `wire.py`."""
+BEGUN = web.RequestKey("begun", web.StreamResponse)
+"""The answer whose head is out."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+ADMIN_PAGE = "/admin/"
 MAX_EXPOSED = 8  # a URL has room for few; each costs a signature
 log = logging.getLogger("gateway.exchange")
 
@@ -76,19 +84,23 @@ class Exchanges:
     async def _answer(self, request: web.Request, handler: Handler, event: AuditEvent) -> web.StreamResponse:
         try:
             # The version a lying head claims is judged too, so this comes before anything reads it.
-            request[HEAD] = headers.judge(
-                request.method, (request.version.major, request.version.minor), request.raw_headers
-            )
+            claimed = request.get(CLAIMED, request.version)
+            request[HEAD] = headers.judge(request.method, (claimed.major, claimed.minor), request.raw_headers)
             event.client = self._authenticator.client(
                 event.client, request.headers.getall("X-Forwarded-For", [])
             )
+            # On every surface, and before a parameter's name is judged: a token in a URL has been seen.
+            if "%" in request.raw_path or PREFIX in request.raw_path:
+                await self.refuse_exposed(request.raw_path, "query", event)
+            request[TARGET] = _judged(request)
             return await handler(request)
         except Problem as problem:
             return self._refuse(request, event, problem)
         except web.HTTPException as error:
             allow = error.headers.get("Allow")
             kind = BY_STATUS.get(error.status, "bad-request")
-            return self._refuse(request, event, Problem(kind, headers=(("Allow", allow),) if allow else ()))
+            named: Headers = (("Allow", ", ".join(allow.split(","))),) if allow else ()
+            return self._refuse(request, event, Problem(kind, headers=named))
         except (asyncio.CancelledError, ConnectionError):
             raise
         except Exception as error:
@@ -119,9 +131,14 @@ class Exchanges:
         event.problem = problem.kind
         if event.outcome != "bug":
             event.outcome = "refused"
+        begun: web.StreamResponse | None = request.get(BEGUN)
+        if begun is not None:  # a second answer would be read as more of the first
+            break_off(request)
+            return begun
         response = as_response(problem.to_problem_json(event.request_id))
         event.bytes_out = len(response.body or b"") if isinstance(response.body, bytes) else 0
-        if not request.content.is_eof():  # the rest of an unread body is nobody's next request
+        # The rest of an unread body is nobody's next request; and where a refused head ends is a guess.
+        if HEAD not in request or not request.content.is_eof():
             response.force_close()
         return response
 
@@ -177,6 +194,30 @@ async def no_early_continue(_: web.Request) -> None:
     """aiohttp's hook for `Expect`, answered by `receive` instead: a refused client need not send its body."""
 
 
+def _judged(request: web.Request) -> Target:
+    """The target, by the same rules on every surface; only the admin page's own address ends with a slash.
+
+    How long it may be has been seen to by the parser (`wire.py`)."""
+    raw = request.raw_path
+    if raw == ADMIN_PAGE or raw.startswith(ADMIN_PAGE + "?"):
+        raw = "/admin" + raw.removeprefix(ADMIN_PAGE)
+    return target.judge(raw, request[HEAD].host, len(raw))
+
+
+def break_off(request: web.Request) -> None:
+    """End the client's connection so that it cannot be taken for the end of the answer.
+
+    By a reset: to a client of HTTP/1.0, or of an answer without a length, a closed connection is a clean end.
+    """
+    transport = request.transport
+    if transport is None:
+        return
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+
+
 def surface_of(path: str) -> str:
     """Which surface a path belongs to, for records and metrics; a closed set."""
     first = path.split("/", 2)[1] if path.startswith("/") else ""
@@ -202,6 +243,11 @@ async def on_prepare(request: web.Request, response: web.StreamResponse) -> None
             response.headers["Token-Expires"] = rfc3339(event.principal.expires_at)
     response.headers["Server"] = "invoca-gateway"
     response.headers.setdefault("Cache-Control", "no-store")
+    if request.version != HttpVersion11:
+        # RFC 9112 9.3: no persistent connection with a client of HTTP/1.0, whatever it asks for.
+        response.force_close()
+        response.headers.popall("Connection", None)
+    request[BEGUN] = response
 
 
 def rfc3339(seconds: int) -> str:

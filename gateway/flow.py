@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from gateway import headers, target
+from gateway import headers
 from gateway.audit import Recorder
 from gateway.authenticate import Authenticator
 from gateway.body import Body
 from gateway.config import Limits
-from gateway.exchange import EVENT, HEAD, Exchanges, receive_json, too_large
+from gateway.exchange import EVENT, HEAD, TARGET, Exchanges, break_off, receive_json, too_large
 from gateway.model import Account, AuditEvent, Call, Decision, Principal
 from gateway.operation import Catalogue
 from gateway.policy import PolicySet, relation
@@ -73,7 +73,7 @@ class Flow:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one request on `/api/`, or refuse it by a Problem that names why."""
         event, head = request[EVENT], request[HEAD]
-        wanted = target.judge(request.raw_path, head.host, self.limits.max_target_bytes)
+        wanted = request[TARGET]
         _judge_framing(request.method, head, self.limits.max_body_bytes)
         principal = event.principal = await self.authenticator.principal(head.authorization, event.client)
         call = event.call = self.catalogue.identify(request.method, wanted)
@@ -139,8 +139,7 @@ class Flow:
     ) -> web.StreamResponse:
         if reply.status not in STREAMED and reply.status != 204:
             return _say(event, await _refused(reply), spent)
-        fields = dict(reply.headers)
-        if fields.get(b"content-encoding", b"identity") != b"identity":
+        if any(name == b"content-encoding" and value != b"identity" for name, value in reply.headers):
             raise Problem("upstream-invalid", "The upstream used a content coding it was not offered.")
         response = web.StreamResponse(status=reply.status)
         response.headers.extend(headers.to_client(reply.headers))
@@ -164,8 +163,7 @@ class Flow:
             # Bytes are out already: only a broken connection says that the answer is not whole.
             event.outcome = "cut"
             event.problem = fault.kind if isinstance(fault, Problem) else "request-timeout"
-            if request.transport is not None:
-                request.transport.abort()
+            break_off(request)
 
 
 def refusal(decision: Decision, call: Call) -> Problem:

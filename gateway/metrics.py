@@ -44,7 +44,9 @@ class Metrics:
         for name, (what, labels) in COUNTERS.items():
             full = f"invoca_gateway_{name}_total"
             lines += [f"# HELP {full} {what}", f"# TYPE {full} counter"]
-            for (counted, values), number in sorted(self._counts.items()):
+            # One without labels starts at 0: from nothing to 1 is no increase to whoever watches it.
+            counts = self._counts if labels else {(name, ()): 0} | self._counts
+            for (counted, values), number in sorted(counts.items()):
                 if counted == name:
                     pairs = ",".join(f'{k}="{v}"' for k, v in zip(labels, values, strict=True))
                     lines.append(f"{full}{{{pairs}}} {number}" if pairs else f"{full} {number}")

@@ -16,13 +16,14 @@ from urllib.parse import parse_qsl
 
 from aiohttp import web
 
+from gateway import tokens
 from gateway.authenticate import Authenticator, as_principal
 from gateway.config import Limits
 from gateway.exchange import EVENT, HEAD, as_response, receive
 from gateway.model import SCOPES, Principal
+from gateway.ops import serve_only
 from gateway.problem import Problem, to_oauth_json
 from gateway.store import Store, TokenRow, UserRow
-from gateway.tokens import Keyring
 
 FORM = "application/x-www-form-urlencoded"
 MAX_FORM_BYTES = 16_384
@@ -46,22 +47,23 @@ class OAuth:
     """Handlers of the OAuth endpoints. `public_url` is the issuer; nothing here is derived from Host."""
 
     public_url: str
-    keyring: Keyring
+    keyring: tokens.Keyring
     store: Store
     authenticator: Authenticator
     clock: Callable[[], float]
     limits: Limits
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
-        router.add_post("/oauth/token", self.token)
-        router.add_post("/oauth/introspect", self.introspect)
-        router.add_post("/oauth/revoke", self.revoke)
-        router.add_get("/.well-known/oauth-authorization-server", self.server_metadata, allow_head=False)
-        router.add_get("/.well-known/oauth-protected-resource", self.resource_metadata, allow_head=False)
-        router.add_get("/.well-known/jwks.json", self.jwks, allow_head=False)
+        serve_only(router, ("POST",), "/oauth/token", self.token)
+        serve_only(router, ("POST",), "/oauth/introspect", self.introspect)
+        serve_only(router, ("POST",), "/oauth/revoke", self.revoke)
+        serve_only(router, ("GET",), "/.well-known/oauth-authorization-server", self.server_metadata)
+        serve_only(router, ("GET",), "/.well-known/oauth-protected-resource", self.resource_metadata)
+        serve_only(router, ("GET",), "/.well-known/jwks.json", self.jwks)
 
     async def token(self, request: web.Request) -> web.Response:
         """Refuse every grant, and a malformed request as such."""
+        request[EVENT].act = "token.grant"
         try:
             form = await self._form(request)
             grant = form.get("grant_type")
@@ -109,7 +111,10 @@ class OAuth:
         }
 
     async def revoke(self, request: web.Request) -> web.Response:
-        """RFC 7009: whoever presents a token may end it. Unknown ones are answered alike."""
+        """RFC 7009: whoever presents a token may end it. Unknown ones are answered alike.
+
+        Not only a live one: a paused token, or one whose owner is disabled, could come back to life.
+        """
         event = request[EVENT]
         event.act = "token.revoke"
         try:
@@ -117,11 +122,13 @@ class OAuth:
         except OAuthError as error:
             return _refuse(request, error)
         try:
-            token, user = await self.authenticator.holder(text)
-        except Problem as problem:
-            if problem.kind != "invalid-token":
-                raise
+            claims = tokens.verify(self.keyring, text, issuer=self.public_url, audience=self.public_url)
+        except Problem:
             return _ok({})
+        found = await self.store.find(tokens.jti_digest(claims.jti))
+        if found is None or found[0].id != claims.token_id:
+            return _ok({})
+        token, user = found
         await self.store.delete_token(
             token.id, by=user.id, reason="presented at /oauth/revoke", at=int(self.clock())
         )

@@ -10,7 +10,7 @@ Source: the vendor's documentation, as kept in `policies/operations.toml`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import NoReturn, cast
 from urllib.parse import unquote
@@ -26,20 +26,22 @@ DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 NUMBER = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 DIGITS = re.compile(r"[0-9]{1,20}", re.ASCII)
 OPAQUE = re.compile(r".{1,512}", re.ASCII)
-REVISION = re.compile(r"draft|[0-9]{1,20}", re.ASCII)
 GRAMMAR = {
     "network_id": NUMBER,
     "advertiser_id": NUMBER,
     "affiliate_id": NUMBER,
     "customer_phone_number_id": DIGITS,
     "js_tag_id": DIGITS,
-    "external_revision_id": REVISION,
+    "external_revision_id": DIGITS,
 }
+# A placeholder that takes one word too, a word that other operations have as a literal in the same place.
+ALSO = {"{external_revision_id}": "draft"}
 ACCOUNT_KIND: dict[str, AccountKind] = {
     "network_id": "network",
     "advertiser_id": "advertiser",
     "affiliate_id": "affiliate",
 }
+PREFIX = "/api/{version}/"
 LOGIN_TOKEN = "create_access_token"
 
 
@@ -57,6 +59,19 @@ class OperationEntry:
     formats: tuple[str, ...] = ("json",)
     replaces: tuple[str, ...] = ()
     status: Status = "current"
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        if not self.path.startswith(PREFIX):
+            yield "path", f"has to begin with {PREFIX}"
+        if not self.path.endswith(".{format}"):
+            yield "path", "has to end with .{format}"
+        for name in ("methods", "formats"):
+            if not getattr(self, name):
+                yield name, "must not be empty"
+        if self.account is not None and self.account not in ACCOUNT_KIND:
+            yield "account", f"is not an account's placeholder (known are {', '.join(ACCOUNT_KIND)})"
+        elif self.account is not None and f"{{{self.account}}}" not in self.path:
+            yield "account", "is not in the path"
 
     def operation(self) -> Operation:
         kind = None if self.account is None else ACCOUNT_KIND[self.account]
@@ -80,6 +95,16 @@ class CatalogueFile:
     versions: Versions
     operation: tuple[OperationEntry, ...]
     other: tuple[OtherEntry, ...] = ()
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        seen: set[str] = set()
+        for number, entry in enumerate(self.operation):
+            if entry.id in seen:
+                yield f"operation.{number}.id", f"{entry.id} is there twice"
+            seen.add(entry.id)
+        for api in sorted({entry.api for entry in self.operation}):
+            if not getattr(self.versions, api):
+                yield "versions", f"names none for {api}"
 
 
 @dataclass(slots=True)
@@ -189,13 +214,14 @@ class Catalogue:
 
 
 def _spellings(path: str) -> list[str]:
-    """The documented path, and the one without the network id where the vendor lets it be left out."""
-    with_id = "/api/{version}/{network_id}/"
-    return [path, "/api/{version}/" + path[len(with_id) :]] if path.startswith(with_id) else [path]
+    """The documented path, the one without the network id where the vendor lets it be left out, and `ALSO`."""
+    with_id = PREFIX + "{network_id}/"
+    paths = [path, PREFIX + path[len(with_id) :]] if path.startswith(with_id) else [path]
+    return paths + [path.replace(name, word) for path in paths for name, word in ALSO.items() if name in path]
 
 
 def _plant(root: _Node, path: str, operation: Operation) -> None:
-    *inner, last = path.removeprefix("/api/{version}/").split("/")
+    *inner, last = path.removeprefix(PREFIX).split("/")
     node = root
     for segment in inner:
         if segment.startswith("{"):
@@ -217,9 +243,12 @@ def _plant(root: _Node, path: str, operation: Operation) -> None:
 
 
 def _same(known: str | None, name: str, path: str) -> str:
-    if known not in (None, name) and GRAMMAR.get(str(known)) is not GRAMMAR.get(name):
+    if known in (None, name):
+        return name
+    # Under another name an account would not be found again, and under another grammar nothing would.
+    if GRAMMAR.get(str(known)) is not GRAMMAR.get(name) or {known, name} & ACCOUNT_KIND.keys():
         raise _ambiguous(path, f"{{{name}}} stands where another path has {{{known}}}")
-    return known or name
+    return str(known)
 
 
 def _ambiguous(path: str, text: str) -> ConfigError:

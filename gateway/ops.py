@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -23,9 +24,9 @@ class Operations:
     metrics: Metrics
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
-        router.add_get("/healthz", self.healthz)
-        router.add_get("/readyz", self.readyz)
-        router.add_get("/metrics", self.expose)
+        serve_only(router, ("GET", "HEAD"), "/healthz", self.healthz)
+        serve_only(router, ("GET", "HEAD"), "/readyz", self.readyz)
+        serve_only(router, ("GET", "HEAD"), "/metrics", self.expose)
 
     async def healthz(self, _: web.Request) -> web.Response:
         return web.json_response({"status": "ok"}, headers={"Gateway-Answer": "ok"})
@@ -59,3 +60,22 @@ class Operations:
             body=self.metrics.text().encode(),
             headers={"Content-Type": CONTENT_TYPE, "Gateway-Answer": "ok"},
         )
+
+
+def serve_only(
+    router: web.UrlDispatcher,
+    methods: tuple[str, ...],
+    path: str,
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+) -> None:
+    """Serve a path for these methods; any other is 405 here, and not a request for the vendor's APIs.
+
+    aiohttp would go on to the next route that matches, and the proxy's matches everything.
+    """
+
+    async def refuse(_: web.Request) -> web.StreamResponse:
+        raise Problem("method-not-allowed", headers=(("Allow", ", ".join(methods)),))
+
+    for method in methods:
+        router.add_route(method, path, handler)
+    router.add_route("*", path, refuse)

@@ -141,7 +141,9 @@ class Problem(Exception):
         challenge = self.challenge()
         if challenge is not None:
             headers.append(("WWW-Authenticate", challenge))
-        return self.status, (*headers, *self.headers), json.dumps(document, ensure_ascii=False).encode()
+        # Half a surrogate pair, out of a raw byte of a target, is written as the JSON escape that it is.
+        body = json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        return self.status, (*headers, *self.headers), body
 
 
 def to_oauth_json(error: str, description: str, status: int = 400, headers: Headers = ()) -> Wire:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
+from itertools import islice
 
 from gateway.problem import Headers, Problem
 
@@ -54,6 +55,12 @@ class RateLimit:
         self._whole_at[key] = whole_at
         return self._headers(left, max(1, round(whole_at - now + 0.5)))
 
+    def spent(self, key: str) -> bool:
+        """Whether nothing is left for a key, without spending any."""
+        if not self.per_minute:
+            return False
+        return self._whole_at.get(key, 0.0) - self._clock() + WINDOW_S / self.per_minute > WINDOW_S + 1e-9
+
     def _headers(self, left: int, reset_s: int) -> Headers:
         return (
             ("RateLimit-Policy", f'"{self.name}";q={self.per_minute};w={WINDOW_S:.0f}'),
@@ -62,8 +69,10 @@ class RateLimit:
 
     def _forget(self, now: float) -> None:
         self._whole_at = {key: at for key, at in self._whole_at.items() if at > now}
-        while len(self._whole_at) >= self._max_keys:
-            del self._whole_at[next(iter(self._whole_at))]
+        if len(self._whole_at) >= self._max_keys:
+            # An eighth at once, so that the walk over all of them is not made for every new key.
+            for key in list(islice(self._whole_at, max(1, self._max_keys // 8))):
+                del self._whole_at[key]
 
 
 def client_network(address: str) -> str:

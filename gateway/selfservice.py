@@ -9,6 +9,7 @@ from aiohttp import web
 from gateway.authenticate import Authenticator
 from gateway.config import Limits
 from gateway.exchange import EVENT, HEAD, rfc3339
+from gateway.ops import serve_only
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class SelfService:
     limits: Limits
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
-        router.add_get("/gateway/token", self.token, allow_head=False)
+        serve_only(router, ("GET",), "/gateway/token", self.token)
 
     async def token(self, request: web.Request) -> web.Response:
         """The token's own id, scopes, limits and expiry, and the account it acts for."""

@@ -11,6 +11,8 @@ import contextlib
 import importlib.util
 import logging
 import multiprocessing
+import os
+import select
 import signal
 import socket
 import time
@@ -18,7 +20,7 @@ from collections.abc import Callable, Coroutine
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-from gateway.app import Gateway, bind, build, load_catalogue, load_credentials, load_policies
+from gateway.app import Gateway, bind, build, load_catalogue, load_credentials, load_policies, load_tls
 from gateway.config import Config
 from gateway.flow import Credentials
 from gateway.store import open_store
@@ -57,10 +59,11 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 async def prepare(config: Config) -> None:
-    """What has to be there before any worker starts: keys, a migrated store, policies that load.
+    """What has to be there before any worker starts: TLS, policies that load, keys, a migrated store.
 
     Raises: ConfigError, OSError.
     """
+    load_tls(config.listen)
     load_policies(config, load_catalogue(config))
     load_or_create_keys(config.store.keys)
     store = await open_store(config.store, time.time)
@@ -73,7 +76,8 @@ def serve(config: Config, ready: Callable[[str], None]) -> None:
     Raises: ConfigError, RuntimeError, OSError: reasons not to start.
     """
     load_credentials(config.upstream)
-    run(prepare(config))
+    if config.listen.workers > 1:  # one alone makes all of it itself
+        run(prepare(config))
     with bind(config.listen.host, config.listen.port, reuse_port=config.listen.workers > 1) as listening:
         address = _address(config, listening)
         if config.listen.workers == 1:
@@ -95,12 +99,25 @@ async def run_until_stopped(
     loop = asyncio.get_running_loop()
     for stop in STOPS:
         loop.add_signal_handler(stop, stopped.set)
+    parent = multiprocessing.parent_process()
+    if (
+        parent is not None
+    ):  # a worker whose parent is gone would keep the port, with nobody to stop or replace it
+        _when_readable(loop, parent.sentinel, stopped.set)
     try:
         await gateway.start(listening, reuse_port)
         ready()
         await stopped.wait()
     finally:
         await gateway.stop()
+
+
+def _when_readable(loop: asyncio.AbstractEventLoop, handle: int, act: Callable[[], None]) -> None:
+    def once() -> None:
+        loop.remove_reader(handle)
+        act()
+
+    loop.add_reader(handle, once)
 
 
 class Workers:
@@ -162,21 +179,14 @@ def _work(config: Config, port: int, credentials: Credentials | None, ready: Any
 
 def _many(config: Config, listening: socket.socket, ready: Callable[[], None]) -> None:
     workers = Workers(config, listening.getsockname()[1])
-    stopping = False
-
-    def stop(*_: object) -> None:
-        nonlocal stopping
-        stopping = True
-
+    signalled, wake = os.pipe()  # through it a signal ends the pause below at once
     for number in STOPS:
-        signal.signal(number, stop)
+        signal.signal(number, lambda *_: os.write(wake, b"."))
     workers.start()
     try:
         ready()
-        while not stopping:
-            time.sleep(RESTART_PAUSE_S)
-            if not stopping:
-                workers.restart_dead()
+        while not select.select([signalled], [], [], RESTART_PAUSE_S)[0]:
+            workers.restart_dead()
     finally:
         with contextlib.suppress(KeyboardInterrupt):
             workers.stop()

@@ -85,12 +85,13 @@ def parse(text: str, name: str) -> dict[str, Any]:
     """The values of a TOML text. Raises: ConfigError with the line of the first syntax error."""
     try:
         return tomllib.loads(text)
-    except RecursionError:
-        raise ConfigError([Fault(name, 0, "", "is nested too deeply")]) from None
     except tomllib.TOMLDecodeError as error:
         found = re.search(r"\(at line (\d+)", str(error))
         what = re.sub(r" \(at .*\)$", "", str(error))
-        raise ConfigError([Fault(name, int(found[1]) if found else 0, "", f"not TOML: {what}")]) from None
+        line = int(found[1]) if found else text.count("\n") + 1  # "at end of document"
+        raise ConfigError([Fault(name, line, "", f"not TOML: {what}")]) from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, brackets thousands deep
+        raise ConfigError([Fault(name, 0, "", "not TOML: a number too long, or nested too deep")]) from None
 
 
 def read(cls: type[T], text: str, name: str) -> T:
@@ -122,7 +123,7 @@ def _table(cls: Any, raw: Mapping[str, Any], path: tuple[str, ...], sink: _Sink)
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     before = len(sink.faults)
-    for key in raw.keys() - fields.keys():
+    for key in sorted(raw.keys() - fields.keys()):
         close = difflib.get_close_matches(key, fields, 1)
         sink.add((*path, key), "is not a setting" + (f" (did you mean {close[0]}?)" if close else ""))
     values = {}
@@ -170,6 +171,8 @@ def _value(hint: Any, raw: Any, path: tuple[str, ...], sink: _Sink) -> Any:
         if not isinstance(raw, dict):
             return sink.add(path, f"expected a table, got {_shown(raw)}")
         return _table(hint, raw, path, sink)
+    if type(raw) is int and not -(2**63) <= raw < 2**63:  # TOML 1.0: more than that need not be held
+        return sink.add(path, "is not a number of 64 bits")
     if hint is float and type(raw) is int:
         return float(raw)
     if type(raw) is not hint:
@@ -178,4 +181,8 @@ def _value(hint: Any, raw: Any, path: tuple[str, ...], sink: _Sink) -> Any:
 
 
 def _shown(raw: object) -> str:
-    return repr(raw) if len(repr(raw)) <= 60 else type(raw).__name__
+    try:
+        text = repr(raw)
+    except ValueError:  # an integer of thousands of digits in it
+        return type(raw).__name__
+    return text if len(text) <= 60 else type(raw).__name__

@@ -5,7 +5,9 @@ included. Here such a request gets a problem that says nothing of what was sent,
 aiohttp also waits without end for a request's head; here it has `head_timeout_s`.
 
 What is leaned on, all of aiohttp 3.14: `RequestHandler.handle_error`, `log_exception`, `data_received`,
-`connection_made`, `connection_lost` overridden; `_current_request` and `_messages` read; `Server.__call__`.
+`connection_made`, `connection_lost` overridden; `_current_request` and `_messages` read; `Server.__call__`;
+`RawRequestMessage._replace`; what `LineTooLong.args` and one message of its parser say. Each has its test in
+`tests/integration/test_aiohttp_facts.py`.
 """
 
 from __future__ import annotations
@@ -13,22 +15,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from collections.abc import Callable
 from typing import Any
 
-from aiohttp import http_exceptions, web
-from aiohttp.http import HttpRequestParser
-from aiohttp.http_parser import HttpRequestParserC
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, http_exceptions, http_parser, web
 from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_request import BaseRequest
+from multidict import CIMultiDictProxy
 
 from gateway.config import Limits
-from gateway.exchange import Exchanges, as_response, trace
+from gateway.exchange import CLAIMED, Exchanges, as_response, trace
 from gateway.problem import Problem
 
 log = logging.getLogger("gateway.wire")
 """Never written to with what a client sent."""
 
 LINGER_S = 2.0
+TOO_MANY_HEADERS = "Too many headers received"
+"""aiohttp's parser has no class for it. Were the text to change, the answer would be a 400 instead of a 431."""
 
 
 class Handler(RequestHandler):
@@ -77,7 +81,9 @@ class Handler(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """The answer to what cannot be parsed, without a word of what it was."""
-        problem = _parse_problem(exc) if status == 400 else Problem("internal-error")
+        problem = Problem("internal-error")
+        if status == 400:
+            problem = _parse_problem(exc, self._gateway.line_limit)
         if problem.kind == "internal-error" and exc is not None:
             log.error("internal-error: outside an exchange\n%s", trace(exc))
         if request.writer.output_size > 0:
@@ -99,9 +105,14 @@ class Handler(RequestHandler):
         """Nothing: aiohttp's debug lines may hold what a client sent."""
 
 
-def _parse_problem(exc: BaseException | None) -> Problem:
+def _parse_problem(exc: BaseException | None, line_limit: int) -> Problem:
     if isinstance(exc, http_exceptions.LineTooLong):
+        # The limit that was exceeded is all that tells the request line from a header.
+        if exc.args[1] == line_limit:
+            return Problem("target-too-long", "The request target is too long.")
         return Problem("head-too-large", "A line of the request head is too long.")
+    if isinstance(exc, http_exceptions.BadHttpMessage) and exc.args == (TOO_MANY_HEADERS,):
+        return Problem("head-too-large", "The request has too many headers.")
     return Problem("bad-request", "The request is not well-formed HTTP/1.1.")
 
 
@@ -111,11 +122,14 @@ class Server(web.Server):
     def __init__(self, made: web.Server, exchanges: Exchanges, limits: Limits) -> None:
         super().__init__(
             made.request_handler,
-            request_factory=made.request_factory,
+            request_factory=_guarded(made.request_factory),
             handler_cancellation=True,
         )
         self.exchanges = exchanges
         self.limits = limits
+        # Never the same number: which one was exceeded is told by it.
+        self.line_limit = limits.max_target_bytes
+        self.field_limit = limits.max_header_bytes + (limits.max_header_bytes == limits.max_target_bytes)
 
     def __call__(self) -> RequestHandler:
         return Handler(
@@ -123,13 +137,35 @@ class Server(web.Server):
             loop=self._loop,
             keepalive_timeout=self.limits.keep_alive_timeout_s,
             lingering_time=LINGER_S,
-            max_line_size=self.limits.max_target_bytes,
-            max_field_size=self.limits.max_header_bytes,
+            max_line_size=self.line_limit,
+            max_field_size=self.field_limit,
             max_headers=self.limits.max_headers,
             auto_decompress=False,
             access_log=None,
             logger=log,
         )
+
+
+def _guarded(factory: Callable[..., BaseRequest]) -> Callable[..., BaseRequest]:
+    """Requests of which aiohttp sees neither `Expect` nor a version it would echo.
+
+    It answers an `Expect` before any middleware: a refused client would be asked for its body. `headers.judge`
+    reads it from the raw head, and `exchange.receive` answers it.
+    """
+
+    def make(message: Any, *rest: Any) -> BaseRequest:
+        claimed = message.version
+        if hdrs.EXPECT in message.headers:
+            kept = message.headers.copy()
+            kept.popall(hdrs.EXPECT)
+            message = message._replace(headers=CIMultiDictProxy(kept))
+        if claimed in (HttpVersion10, HttpVersion11):
+            return factory(message, *rest)
+        request = factory(message._replace(version=HttpVersion11), *rest)
+        request[CLAIMED] = claimed
+        return request
+
+    return make
 
 
 class Runner(web.AppRunner):
@@ -148,7 +184,8 @@ class Runner(web.AppRunner):
 
 def require_c_parser() -> None:
     """Refuse to start without aiohttp's C parser: the Python one is laxer. Raises: RuntimeError."""
-    if HttpRequestParser is not HttpRequestParserC:
+    c_parser = getattr(http_parser, "HttpRequestParserC", None)
+    if c_parser is None or http_parser.HttpRequestParser is not c_parser:
         raise RuntimeError(
             "aiohttp's C parser is not loaded (AIOHTTP_NO_EXTENSIONS is set, or aiohttp was built without it)"
         )

@@ -50,7 +50,11 @@ class Answer:
     @property
     def problem(self) -> str:
         """The kind of the problem, or an empty string when it is none."""
-        return self.json["type"].rsplit(":", 1)[1] if "problem+json" in self.headers.get("Content-Type", "") else ""
+        return (
+            self.json["type"].rsplit(":", 1)[1]
+            if "problem+json" in self.headers.get("Content-Type", "")
+            else ""
+        )
 
 
 @dataclass
@@ -69,7 +73,13 @@ class Running:
         return f"http://127.0.0.1:{self.port}"
 
     async def request(
-        self, method: str, path: str, token: str | None = None, *, headers: dict[str, str] | None = None, **more: Any
+        self,
+        method: str,
+        path: str,
+        token: str | None = None,
+        *,
+        headers: dict[str, str] | None = None,
+        **more: Any,
     ) -> Answer:
         """Send a request, its path as it stands. `token` names one of the people's, or is a token's text."""
         fields = dict(headers or {})
@@ -130,14 +140,19 @@ async def upstream() -> AsyncIterator[sandbox.Sandbox]:
 def configure(tmp_path: Path) -> Callable[..., Config]:
     """A configuration for tests; changes are given as dataclass fields of `Limits` and `Config`."""
 
-    def make(upstream_url: str, public_url: str, limits: dict[str, Any] | None = None, **changes: Any) -> Config:
+    def make(
+        upstream_url: str, public_url: str, limits: dict[str, Any] | None = None, **changes: Any
+    ) -> Config:
         made = Config(
             public_url=public_url,
             upstream=Upstream(url=upstream_url, lend_network_credential=True),
             store=Store(path=str(tmp_path / "gateway.sqlite3"), keys=str(tmp_path / "keys")),
             record=Record(path=str(tmp_path / "records.jsonl")),
             limits=Limits(
-                requests_per_minute=0, failed_authentications_per_minute=0, drain_timeout_s=1.0, **(limits or {})
+                requests_per_minute=0,
+                failed_authentications_per_minute=0,
+                drain_timeout_s=1.0,
+                **(limits or {}),
             ),
         )
         return replace(made, **changes)
@@ -159,10 +174,14 @@ async def start(configure: Callable[..., Config], clock: Clock) -> AsyncIterator
         config = configure(f"http://127.0.0.1:{upstream_port}", f"http://127.0.0.1:{port}", **changes)
         given = credentials or Credentials({NETWORK.key: UPSTREAM_TOKEN}, lend_network=True)
         gateway = await build(config, clock, credentials=given)
-        made = Running(gateway, port, clock, {}, ClientSession(cookie_jar=DummyCookieJar(), auto_decompress=False))
+        made = Running(
+            gateway, port, clock, {}, ClientSession(cookie_jar=DummyCookieJar(), auto_decompress=False)
+        )
         await gateway.store.add_account(OTHER_ADVERTISER)
         for person in PEOPLE:
-            await add_person(made, person.name, person.account, person.role, person.administrator, person.scopes)
+            await add_person(
+                made, person.name, person.account, person.role, person.administrator, person.scopes
+            )
         await gateway.start(listening)
         running.append(made)
         return made

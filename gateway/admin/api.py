@@ -8,6 +8,7 @@ the same 404.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -23,6 +24,7 @@ from gateway.model import AccountKind, Principal
 from gateway.oauth import sees
 from gateway.problem import Problem
 from gateway.store import MAX_REASON_CHARS, TOKEN_STATES, Store, TokenRow
+from gateway.tokens import scrub
 
 DEFAULT_PAGE, MAX_PAGE = 50, 200
 QUERY = frozenset({"limit", "after", "state", "owner"})
@@ -64,9 +66,7 @@ class TokensApi:
     async def list(self, request: web.Request) -> web.Response:
         """`GET /admin/api/tokens?limit&after&state&owner`: newest first, never with a secret."""
         principal = await self._manager(request, "token.list")
-        unknown = sorted(request.query.keys() - QUERY)
-        if unknown:
-            raise asked.invalid(unknown[0], "is not a parameter here")
+        asked.refuse_unknown(request.query, QUERY)
         limit = _limit(request.query.get("limit"))
         state = request.query.get("state")
         if state is not None and state not in TOKEN_STATES:
@@ -143,14 +143,14 @@ class TokensApi:
 
     async def _reason(self, request: web.Request) -> str:
         document = await self._document(request)
-        unknown = sorted(document.keys() - {"reason"})
-        if unknown:
-            raise asked.invalid(unknown[0], "is not a member here")
+        asked.refuse_unknown(document, frozenset({"reason"}))
         reason = document.get("reason", "")
         if not isinstance(reason, str) or len(reason) > MAX_REASON_CHARS or not (reason or "-").isprintable():
             raise asked.invalid(
                 "reason", f"has to be printable text of at most {MAX_REASON_CHARS} characters"
             )
+        if scrub(reason) != reason:
+            raise asked.invalid("reason", "holds a token, or a piece of one")
         return reason
 
     def _shown(self, row: TokenRow) -> dict[str, object]:
@@ -193,7 +193,7 @@ def _administers(principal: Principal) -> bool:
 def _limit(text: str | None) -> int:
     if text is None:
         return DEFAULT_PAGE
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:6]) <= MAX_PAGE:
+    if re.fullmatch("[0-9]{1,3}", text, re.ASCII) is None or not 1 <= int(text) <= MAX_PAGE:
         raise asked.invalid("limit", f"has to be a number from 1 to {MAX_PAGE}")
     return int(text)
 

@@ -6,8 +6,9 @@ ignored would make a wider token than was meant.
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_network
@@ -17,12 +18,18 @@ from gateway.config import Tokens
 from gateway.model import ACCOUNT_KINDS, DEFAULT_SCOPES, SCOPES, Network, Principal
 from gateway.problem import Problem
 from gateway.store import MAX_DESCRIPTION_CHARS, MIN_DESCRIPTION_CHARS
+from gateway.tokens import scrub
 
 MEMBERS = frozenset(
     {"description", "scopes", "expires_in", "expires_at", "allowed_networks", "accounts", "outlives_maker"}
 )
 OTHERS_NAMES = ("owner", "user", "user_id", "email", "on_behalf_of", "account")
 DAY_S = 86_400
+# RFC 3339 section 5.6. Python reads more (week dates, no seconds), which other readers take for something else.
+MOMENT = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?(?:Z|[+-][0-9]{2}:[0-9]{2})",
+    re.ASCII | re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +61,7 @@ def read(document: dict[str, Any], maker: Principal, settings: Tokens, now: int)
     Raises: Problem "on-behalf-of", "invalid-input" naming the member, "beyond-maker".
     """
     refuse_on_behalf(document)
-    unknown = sorted(document.keys() - MEMBERS)
-    if unknown:
-        raise invalid(unknown[0], f"is not a member (known are {', '.join(sorted(MEMBERS))})")
+    refuse_unknown(document, MEMBERS)
     outlives = document.get("outlives_maker", False)
     if not isinstance(outlives, bool):
         raise invalid("outlives_maker", "has to be true or false")
@@ -68,6 +73,19 @@ def read(document: dict[str, Any], maker: Principal, settings: Tokens, now: int)
         accounts=_accounts(document.get("accounts"), maker),
         outlives_maker=outlives or maker.bootstrap,
     )
+
+
+def refuse_unknown(names: Iterable[str], known: frozenset[str]) -> None:
+    """Refuse a member or parameter nobody knows. It is named when it is a word that may be a misspelt one.
+
+    What is longer could be a piece of a secret, and an answer is no place for one.
+    """
+    unknown = min(set(names) - known, default=None)
+    if unknown is None:
+        return
+    if unknown.isascii() and unknown.isidentifier() and len(unknown) < 20:
+        raise invalid(unknown, f"is not known here (known are {', '.join(sorted(known))})")
+    raise Problem("invalid-input", f"Only these are known here: {', '.join(sorted(known))}.")
 
 
 def invalid(member: str, text: str) -> Problem:
@@ -88,6 +106,8 @@ def _description(value: object) -> str:
         )
     if not text.isprintable():
         raise invalid("description", "holds a character that cannot be shown")
+    if scrub(text) != text:  # also one that lacks its last characters: it would be shown to administrators
+        raise invalid("description", "holds a token, or a piece of one: delete that token")
     return text
 
 
@@ -134,11 +154,10 @@ def _asked_expiry(document: dict[str, Any], now: int) -> int | None:
     if moment is None:
         return None
     try:
-        parsed = datetime.fromisoformat(moment)
-        if parsed.tzinfo is None or "T" not in moment.upper():
+        if MOMENT.fullmatch(moment) is None:
             raise ValueError
-        return int(parsed.astimezone(UTC).timestamp())
-    except (TypeError, ValueError, OverflowError, AttributeError):
+        return int(datetime.fromisoformat(moment.upper()).astimezone(UTC).timestamp())
+    except (TypeError, ValueError, OverflowError):
         raise invalid("expires_at", "has to be a date and time of RFC 3339 with its offset") from None
 
 

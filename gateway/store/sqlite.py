@@ -418,7 +418,9 @@ class SqliteStore:
         values = (bindable(password_hash), bindable(user_id))
 
         async def body(db: aiosqlite.Connection) -> bool:
-            return bool(await _rows(db, "UPDATE users SET password_hash = ? WHERE id = ? RETURNING 1", values))
+            return bool(
+                await _rows(db, "UPDATE users SET password_hash = ? WHERE id = ? RETURNING 1", values)
+            )
 
         return await self._write("set_password", body)
 
@@ -560,7 +562,7 @@ async def _maker_expiry(db: aiosqlite.Connection, maker_id: str, owner_id: str, 
     # A paused one cannot have authenticated; it was paused since.
     if maker is None or maker.owner_id != owner_id or maker.state(now) not in ("active", "exposed"):
         raise Problem("invalid-token", "The token that makes this one is no longer accepted")
-    return maker.effective_expiry
+    return MAX_TIME if maker.bootstrap else maker.effective_expiry  # a bootstrap token stands for a sign-in
 
 
 async def _ensure_account(db: aiosqlite.Connection, account: Account) -> None:

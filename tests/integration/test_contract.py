@@ -52,7 +52,9 @@ def _forged(token: str, **header: str) -> str:
 
 
 def _unsigned(token: str) -> str:
-    head = base64.urlsafe_b64encode(json.dumps({"alg": "none", "typ": "at+jwt"}).encode()).rstrip(b"=").decode()
+    head = (
+        base64.urlsafe_b64encode(json.dumps({"alg": "none", "typ": "at+jwt"}).encode()).rstrip(b"=").decode()
+    )
     return f"{head}.{token.split('.')[1]}."
 
 

@@ -28,7 +28,7 @@ README = (ROOT / "README.md").read_text()
 LADDER = str.split("""
 model problem tomlfile config
 tokens target headers body operation policyfile policy cases ratelimit metrics
-reply connection upstream store audit authenticate issue
+reply connection upstream store audit verdicts authenticate issue
 exchange ops flow selfservice oauth admin wire
 app serve sandbox demo cli __main__
 """)
