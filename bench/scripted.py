@@ -7,10 +7,11 @@ belongs to another request shows. FAULTS says what may come of each.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
@@ -74,22 +75,37 @@ class Scripted:
         self.served = 0
         self.wrong = 0
         self.connections = 0
-        self._tasks: set[asyncio.Task[None] | None] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def start(self, port: int = 0) -> asyncio.Server:
-        return await asyncio.start_server(self._serve, "127.0.0.1", port, backlog=1024)
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[str]:
+        """Serves on a free port of loopback, whose URL this is; every connection is ended at the end."""
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=1024)
+        try:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        finally:
+            server.close()
+            left = list(self._tasks)
+            for task in left:
+                task.cancel()
+            if left:
+                await asyncio.wait(left, timeout=2)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        self._tasks.add(asyncio.current_task())  # asyncio itself holds tasks by weak references only
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)  # asyncio itself holds tasks by weak references only
         try:
             while await self._one(reader, writer):
                 await writer.drain()
         except (OSError, EOFError, asyncio.LimitOverrunError):
             pass  # the gateway left, which is its right
+        except asyncio.CancelledError:
+            pass  # all of it ends; asyncio's server would report each as a mistake
         finally:
             self.connections -= 1
-            self._tasks.discard(asyncio.current_task())
+            self._tasks.discard(task)
             writer.close()
 
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:

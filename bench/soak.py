@@ -240,10 +240,15 @@ async def comes_to_rest(serving: Serving, files_before: int, within_s: float) ->
 
 
 async def soak(options: argparse.Namespace, children: Children, folder: Path) -> int:
-    gateway_cpus, _ = two_cpus()
     upstream = Scripted(CREDENTIAL)
-    server = await upstream.start()
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with upstream.serving() as url:
+        return await _soak(options, children, folder, upstream, url)
+
+
+async def _soak(
+    options: argparse.Namespace, children: Children, folder: Path, upstream: Scripted, url: str
+) -> int:
+    gateway_cpus, _ = two_cpus()
     serving = await asyncio.to_thread(
         serve, children, folder, url, tokens=4, cpus=gateway_cpus, upstream=DEADLINES
     )
@@ -272,7 +277,6 @@ async def soak(options: argparse.Namespace, children: Children, folder: Path) ->
         alarms = (await asyncio.to_thread(gauges, serving.url)).get("alarms_total", 0)
         if alarms:
             faults.append(f"{alarms:.0f} alarms")
-    server.close()
     return report(options, run, upstream, faults)
 
 

@@ -18,7 +18,7 @@ from gateway.audit import Recorder
 from gateway.authenticate import Authenticator
 from gateway.config import Config, Listen, SideListener
 from gateway.config import Upstream as UpstreamSettings
-from gateway.exchange import Exchanges, no_early_continue, on_prepare
+from gateway.exchange import Exchanges, on_prepare
 from gateway.flow import Credentials, Flow
 from gateway.issue import Issuer
 from gateway.metrics import Metrics
@@ -194,7 +194,7 @@ async def build(
         holder = _application(exchanges)
         side.append((config.admin, holder))
     holder.add_subapp("/admin/", admin.make_app(api))
-    public.router.add_route("*", "/{path:.*}", flow.handle, expect_handler=no_early_continue)
+    public.router.add_route("*", "/{path:.*}", flow.handle)
     return Gateway(config, store, issuer, recorder, upstream, verdicts, exchanges, public, side)
 
 

@@ -157,6 +157,15 @@ def as_principal(token: TokenRow, user: UserRow) -> Principal:
     )
 
 
+def sees(principal: Principal, owner: UserRow) -> bool:
+    """Whether somebody may see another user's tokens: their own always, an administrator their network's."""
+    if owner.id == principal.owner.id:
+        return True
+    account = principal.owner.account
+    administers = principal.owner.administrator and account.kind == "network"
+    return administers and owner.account.network == account.id
+
+
 def _from_allowed_network(principal: Principal, client: str) -> Principal:
     if principal.networks is not None and not within(client, principal.networks):
         raise Problem("network-not-allowed", "The token may be used from its allowed networks only.")

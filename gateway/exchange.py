@@ -114,10 +114,11 @@ class Exchanges:
 
         Raises: Problem "credential-in-query" or "credential-in-body".
         """
-        found = find_tokens(text) or (find_tokens(fully_decoded(text)) if "%" in text else [])
-        if not found:
+        plain = fully_decoded(text) if "%" in text else text
+        if PREFIX not in plain and PREFIX not in text:
             return
-        for token in found[:MAX_EXPOSED]:
+        # One that was cut short is refused too: there is no other reason for such a text than a token.
+        for token in (find_tokens(text) or find_tokens(plain))[:MAX_EXPOSED]:
             marked = await self._authenticator.mark_exposed(token, self._exposed_hours)
             if marked is not None:
                 event.act, event.subject = "token.exposed", marked
@@ -126,6 +127,27 @@ class Exchanges:
             f"credential-in-{place}",
             "A token was sent where it can be read: send it in the Authorization header alone, and rotate it.",
         )
+
+    async def receive_json(self, request: web.Request, limits: Limits) -> Body:
+        """The whole body as one strictly parsed JSON object; nothing for no body at all.
+
+        Raises: as `receive` and `refuse_exposed`, Problem "unsupported-media-type", and those of `body.judge`.
+        """
+        head, event = request[HEAD], request[EVENT]
+        if head.length == 0:
+            return body.EMPTY
+        if not headers.is_json(head.content_type):
+            raise Problem("unsupported-media-type", "Send the body as application/json in UTF-8.")
+        raw = await receive(request, limits.body_timeout_s, limits.max_body_bytes)
+        event.bytes_in = len(raw)
+        if not raw:
+            return body.EMPTY
+        # As it was sent first: what is no JSON, or is refused for a name in it, has been seen all the same.
+        await self.refuse_exposed(raw.decode("utf-8", "replace"), "body", event)
+        sent = body.judge(raw)
+        for text in sent.suspect:
+            await self.refuse_exposed(text, "body", event)
+        return sent
 
     def _refuse(self, request: web.Request, event: AuditEvent, problem: Problem) -> web.StreamResponse:
         event.problem = problem.kind
@@ -172,26 +194,8 @@ async def receive(request: web.Request, timeout_s: float, max_bytes: int) -> byt
     return bytes(received)
 
 
-async def receive_json(request: web.Request, limits: Limits) -> Body:
-    """The whole body as one strictly parsed JSON object; nothing for no body at all.
-
-    Raises: as `receive`, Problem "unsupported-media-type", and those of `body.judge`.
-    """
-    head = request[HEAD]
-    if head.length == 0:
-        return body.EMPTY
-    if not headers.is_json(head.content_type):
-        raise Problem("unsupported-media-type", "Send the body as application/json in UTF-8.")
-    raw = await receive(request, limits.body_timeout_s, limits.max_body_bytes)
-    return body.judge(raw) if raw else body.EMPTY
-
-
 def too_large(max_bytes: int) -> Problem:
     return Problem("body-too-large", f"A request body is at most {max_bytes} bytes.")
-
-
-async def no_early_continue(_: web.Request) -> None:
-    """aiohttp's hook for `Expect`, answered by `receive` instead: a refused client need not send its body."""
 
 
 def _judged(request: web.Request) -> Target:

@@ -20,7 +20,7 @@ from gateway.audit import Recorder
 from gateway.authenticate import Authenticator
 from gateway.body import Body
 from gateway.config import Limits
-from gateway.exchange import EVENT, HEAD, TARGET, Exchanges, break_off, receive_json, too_large
+from gateway.exchange import EVENT, HEAD, TARGET, Exchanges, break_off, too_large
 from gateway.model import Account, AuditEvent, Call, Decision, Principal
 from gateway.operation import Catalogue
 from gateway.policy import PolicySet, relation
@@ -78,10 +78,7 @@ class Flow:
         principal = event.principal = await self.authenticator.principal(head.authorization, event.client)
         call = event.call = self.catalogue.identify(request.method, wanted)
         await self.decide(event, principal, call)
-        sent = await receive_json(request, self.limits)
-        event.bytes_in = len(sent.raw)
-        for text in sent.suspect:
-            await self.exchanges.refuse_exposed(text, "body", event)
+        sent = await self.exchanges.receive_json(request, self.limits)
         whole = self.catalogue.with_body_keys(call, sent.keys)
         if whole is not call:  # the body replaces a stored set: that is another, graver effect
             call = event.call = whole

@@ -17,10 +17,10 @@ from urllib.parse import parse_qsl
 from aiohttp import web
 
 from gateway import tokens
-from gateway.authenticate import Authenticator, as_principal
+from gateway.authenticate import Authenticator, as_principal, sees
 from gateway.config import Limits
 from gateway.exchange import EVENT, HEAD, as_response, receive
-from gateway.model import SCOPES, Principal
+from gateway.model import SCOPES
 from gateway.ops import serve_only
 from gateway.problem import Problem, to_oauth_json
 from gateway.store import Store, TokenRow, UserRow
@@ -186,15 +186,6 @@ class OAuth:
         if len(form) != len(pairs):  # RFC 6749 3.2
             raise OAuthError("invalid_request", "A parameter is repeated.")
         return form
-
-
-def sees(principal: Principal, owner: UserRow) -> bool:
-    """Whether somebody may see another user's tokens: their own always, an administrator their network's."""
-    if owner.id == principal.owner.id:
-        return True
-    account = principal.owner.account
-    administers = principal.owner.administrator and account.kind == "network"
-    return administers and owner.account.network == account.id
 
 
 def _token_of(form: dict[str, str]) -> str:

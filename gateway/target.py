@@ -143,7 +143,7 @@ def squashed(name: str) -> str:
     `user[OAuth%5Ftoken][]` and `oauth-token` both hold `oauthtoken`.
     """
     if not name.isascii() or "%" in name:
-        name = unicodedata.normalize("NFKC", fully_decoded(name))
+        name = unicodedata.normalize("NFKD", fully_decoded(name))
     return "".join(c for c in name.casefold() if c.isalnum())
 
 

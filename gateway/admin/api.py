@@ -16,12 +16,11 @@ from typing import Any, cast
 from aiohttp import web
 
 from gateway.admin import request as asked
-from gateway.authenticate import Authenticator
+from gateway.authenticate import Authenticator, sees
 from gateway.config import Limits, Tokens
-from gateway.exchange import EVENT, HEAD, Exchanges, receive_json, rfc3339
+from gateway.exchange import EVENT, HEAD, Exchanges, rfc3339
 from gateway.issue import Issuer
 from gateway.model import AccountKind, Principal
-from gateway.oauth import sees
 from gateway.problem import Problem
 from gateway.store import MAX_REASON_CHARS, TOKEN_STATES, Store, TokenRow
 from gateway.tokens import scrub
@@ -116,10 +115,7 @@ class TokensApi:
         return principal
 
     async def _document(self, request: web.Request) -> dict[str, Any]:
-        sent = await receive_json(request, self.limits)
-        for text in sent.suspect:  # a description is no place for a token either
-            await self.exchanges.refuse_exposed(text, "body", request[EVENT])
-        return sent.document
+        return (await self.exchanges.receive_json(request, self.limits)).document
 
     async def _reachable(self, principal: Principal, accounts: tuple[str, ...] | None) -> None:
         """Refuse a subset that names an account its owner does not reach."""
