@@ -72,7 +72,10 @@ def serve(
     children.stop(add)
     child = children.start("gateway", python("gateway", "serve", "--config", str(path)), cpus, env)
     url = child.line().removeprefix("ready: ").strip()
-    return Serving(url, child, tuple(_make_token(url, bootstrap, n) for n in range(tokens)))
+    try:
+        return Serving(url, child, tuple(_make_token(url, bootstrap, n) for n in range(tokens)))
+    except OSError as error:
+        raise RuntimeError(f"the gateway makes no token: {error}: {child.said()}") from None
 
 
 def _make_token(url: str, bootstrap: str, serial: int) -> str:

@@ -33,6 +33,7 @@ from bench.processes import (
     ending_on_signals,
     memory_mb,
     python,
+    tcp_memory_mb,
     two_cpus,
     wait_for_port,
     write_json,
@@ -87,6 +88,7 @@ class Attack:
     statuses: dict[str, dict[str, int]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
     oldest: dict[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 0.0))
     refused: int = 0
+    kernel_mb: float = 0.0
 
     def turn(self, begin: int, end: int) -> None:
         """Some of them: connect who is away, drip for who is there, and see who was cut."""
@@ -195,7 +197,7 @@ def attack(
     options: argparse.Namespace, serving: Serving, honest: Honest
 ) -> tuple[Attack, dict[str, Any], list[float]]:
     """The slow clients for the given time, with the honest ones beside; the gateway's memory as it went."""
-    kinds = [KINDS[n % len(KINDS)] for n in range(options.slow)]
+    kinds = [options.kinds[n % len(options.kinds)] for n in range(options.slow)]
     crowd = Attack(serving.port, serving.tokens[0], options.drip_ms / 1000, [Slow(kind) for kind in kinds])
     memory: list[float] = []
     # In slices, and by their turn: a thousand at once would first of all keep the honest clients from their CPU.
@@ -209,6 +211,7 @@ def attack(
             crowd.turn(bounds[which], bounds[which + 1])
             if which == 0:
                 memory.append(memory_mb(serving.child.pid))
+                crowd.kernel_mb = max(crowd.kernel_mb, tcp_memory_mb())
             if turn == slices:
                 note(f"{crowd.connected()} slow clients are connected")
             due = began + (turn + 1) * crowd.drip_s / slices
@@ -241,7 +244,8 @@ def faults_of(
             faults.append(
                 f"a slow {kind} client lasted {longest:.1f} s, {deadlines.of(kind):.0f} s are allowed"
             )
-        if options.seconds > deadlines.of(kind) and not crowd.statuses[kind]:
+        there = any(client.kind == kind for client in crowd.slow)
+        if there and options.seconds > deadlines.of(kind) and not crowd.statuses[kind]:
             faults.append(f"no slow {kind} client was cut")
     return faults
 
@@ -260,6 +264,7 @@ def show(crowd: Attack, quiet: dict[str, Any], loud: dict[str, Any], idle_mb: fl
     say(
         f"\nMemory of the gateway, MB: {idle_mb:.0f} idle, {max(memory):.0f} at most, {after_mb:.0f} afterwards"
     )
+    say(f"Buffers of all TCP connections of the machine, MB: {crowd.kernel_mb:.0f} at most")
     if crowd.refused:
         say(f"Connections that were not accepted: {crowd.refused}")
 
@@ -268,6 +273,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.slow", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--slow", type=int, default=1000, metavar="N", help="slow clients")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="of slow clients; default: %(default)s")
     parser.add_argument("--honest", type=int, default=16, metavar="M", help="honest clients")
     parser.add_argument("--seconds", type=float, default=60.0, help="of attack")
     parser.add_argument("--quiet-seconds", type=float, default=15.0)
@@ -285,6 +291,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tools", type=Path, metavar="DIR", help="look for nginx here before PATH")
     parser.add_argument("--json", metavar="FILE", help="write the numbers here")
     options = parser.parse_args(arguments)
+    options.kinds = options.kinds.split(",")
+    if not set(options.kinds) <= set(KINDS):
+        parser.error(f"--kinds are among {', '.join(KINDS)}")
     if options.slow < len(KINDS) or options.honest < 1:
         parser.error("--slow has to be at least 3 and --honest at least 1")
     return options
@@ -324,12 +333,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     say("\n" + ("\n".join(f"FAULT: {fault}" for fault in faults) if faults else "It stood it."))
     if options.json:
         write_json(options.json, {"quiet": quiet, "attacked": loud, "memory_mb": [idle_mb, *memory, after_mb],
-                                  "lasted_s": crowd.lasted, "ended": crowd.statuses, "faults": faults})  # fmt: skip
+                                  "lasted_s": crowd.lasted, "ended": crowd.statuses,
+                                  "tcp_mb": crowd.kernel_mb, "faults": faults})  # fmt: skip
     return 1 if faults else 0
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except (RuntimeError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

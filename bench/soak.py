@@ -313,6 +313,8 @@ def report(options: argparse.Namespace, run: Soak, upstream: Scripted, faults: l
         faults.append(f"{len(run.verdicts.wrong)} wrong answers")
         for complaint, count in Counter(run.verdicts.wrong).most_common(SHOWN):
             say(f"WRONG × {count}: {complaint}")
+    if faults and run.serving.child.said():
+        say(f"\nThe gateway said at last:\n{run.serving.child.said()}")
     say("\n" + ("\n".join(f"FAULT: {fault}" for fault in faults) if faults else "It came through."))
     if options.json:
         write_json(options.json, {"asked": run.verdicts.asked, "came": run.verdicts.came, "faults": faults,
@@ -347,5 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except (RuntimeError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -21,6 +21,7 @@ from gateway.config import Upstream as UpstreamSettings
 from gateway.exchange import Exchanges, on_prepare
 from gateway.flow import Credentials, Flow
 from gateway.issue import Issuer
+from gateway.lean import Lean
 from gateway.metrics import Metrics
 from gateway.oauth import OAuth
 from gateway.operation import Catalogue
@@ -46,22 +47,29 @@ class Gateway:
     upstream: Upstream
     verdicts: Verdicts
     exchanges: Exchanges
+    lean: Lean | None
     public: web.Application
     side: list[tuple[SideListener, web.Application]]
     _runners: list[web.BaseRunner] = field(default_factory=list)
-    _watching: asyncio.Task[None] | None = None
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self, listening: socket.socket, reuse_port: bool = False) -> None:
         """Serve on a bound socket, and on the side listeners of the configuration."""
-        self._watching = asyncio.create_task(self.verdicts.watch())
-        await self._serve(self.public, listening, load_tls(self.config.listen))
+        self._tasks.append(asyncio.create_task(self.verdicts.watch()))
+        if self.lean is not None:
+            self._tasks.append(asyncio.create_task(self.lean.watch()))
+        await self._serve(self.public, listening, load_tls(self.config.listen), self.lean)
         for settings, app in self.side:
-            await self._serve(app, bind(settings.host, settings.port or 0, reuse_port), None)
+            await self._serve(app, bind(settings.host, settings.port or 0, reuse_port), None, None)
 
     async def _serve(
-        self, app: web.Application, listening: socket.socket, tls: ssl.SSLContext | None
+        self,
+        app: web.Application,
+        listening: socket.socket,
+        tls: ssl.SSLContext | None,
+        lean: Lean | None,
     ) -> None:
-        runner = wire.Runner(app, self.exchanges, self.config.limits)
+        runner = wire.Runner(app, self.exchanges, self.config.limits, lean)
         await runner.setup()
         self._runners.append(runner)
         await web.SockSite(runner, listening, ssl_context=tls, backlog=1024).start()
@@ -69,9 +77,9 @@ class Gateway:
     async def stop(self) -> None:
         for runner in self._runners:
             await runner.cleanup()
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.wait([self._watching])
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.upstream.close()
         await self.store.close()
         self.recorder.close()
@@ -195,7 +203,8 @@ async def build(
         side.append((config.admin, holder))
     holder.add_subapp("/admin/", admin.make_app(api))
     public.router.add_route("*", "/{path:.*}", flow.handle)
-    return Gateway(config, store, issuer, recorder, upstream, verdicts, exchanges, public, side)
+    lean = Lean(flow, exchanges) if config.listen.fast_path else None
+    return Gateway(config, store, issuer, recorder, upstream, verdicts, exchanges, lean, public, side)
 
 
 def _application(exchanges: Exchanges) -> web.Application:

@@ -22,6 +22,7 @@ from gateway.model import AuditEvent
 from gateway.problem import Problem
 
 SCHEMA = 1
+KEPT = 4_096
 log = logging.getLogger("gateway.audit")
 
 
@@ -37,6 +38,10 @@ class Recorder:
         self._digest = digest
         self._clock = clock
         self._torn = False
+        self._second = -1
+        self._second_text = ""
+        self._texts: dict[str, str] = {}
+        self._kept: dict[tuple[int, int, int], tuple[object, object, object, str]] = {}
         self.healthy = True
         self.alarms = 0
 
@@ -55,29 +60,53 @@ class Recorder:
 
     def _line(self, kind: str, event: AuditEvent) -> bytes:
         now = self._clock()
-        fields = {
-            "v": SCHEMA,
-            "time": datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds"),
-            "event": kind,
-            "request_id": event.request_id,
-            "surface": event.surface,
-            "client": event.client,
-            "method": event.method,
-            **_who(event),
-            **_what(event),
-            "policy_digest": self._digest(),
-        }
+        line = (
+            f'{{"v":{SCHEMA},"time":"{self._stamp(now)}","event":"{kind}","request_id":"{event.request_id}"'
+            f',"surface":"{event.surface}","client":{self._quoted(event.client)}'
+            f',"method":{self._quoted(event.method)}{self._facts(event)},"policy_digest":"{self._digest()}"'
+        )
         if kind == "exchange":
-            fields |= {
-                "status": event.status,
-                "problem": event.problem,
-                "upstream_status": event.upstream_status,
-                "outcome": event.outcome,
-                "bytes_in": event.bytes_in,
-                "bytes_out": event.bytes_out,
-                "duration_ms": round((now - event.began) * 1000, 3),
-            }
-        return json.dumps({k: v for k, v in fields.items() if v is not None}).encode() + b"\n"
+            line += f',"status":{event.status}'
+            if event.problem is not None:
+                line += f',"problem":{self._quoted(event.problem)}'
+            if event.upstream_status is not None:
+                line += f',"upstream_status":{event.upstream_status}'
+            line += (
+                f',"outcome":"{event.outcome}","bytes_in":{event.bytes_in},"bytes_out":{event.bytes_out}'
+                f',"duration_ms":{(now - event.began) * 1000:.3f}'
+            )
+        return line.encode() + b"}\n"
+
+    def _stamp(self, now: float) -> str:
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        return f"{self._second_text}.{int((now - second) * 1000):03d}+00:00"
+
+    def _quoted(self, text: str) -> str:
+        """A text as JSON. The same few come again and again; a client cannot make more than so many stay."""
+        found = self._texts.get(text)
+        if found is None:
+            found = json.dumps(text)
+            if len(self._texts) >= KEPT:
+                self._texts.clear()
+            self._texts[text] = found
+        return found
+
+    def _facts(self, event: AuditEvent) -> str:
+        """Who asked for what, and what was decided: the same for every request like this one."""
+        principal, call, decision = event.principal, event.call, event.decision
+        if event.act is not None or event.subject is not None:
+            return _fragment(event)
+        key = (id(principal), id(call), id(decision))
+        kept = self._kept.get(key)
+        # The values are held, so that no other value can have come to be at their addresses.
+        if kept is None:
+            if len(self._kept) >= KEPT:
+                self._kept.clear()
+            kept = self._kept[key] = (principal, call, decision, _fragment(event))
+        return kept[3]
 
     def _write(self, line: bytes) -> bool:
         if self._torn:  # half a line of an earlier failure stands there: it must not swallow this one
@@ -97,6 +126,11 @@ class Recorder:
         self.alarms += 1
         log.error("record-unavailable: a decision record could not be written (%s)", cause)
         return False
+
+
+def _fragment(event: AuditEvent) -> str:
+    fields = {name: value for name, value in (_who(event) | _what(event)).items() if value is not None}
+    return "," + json.dumps(fields, separators=(",", ":"))[1:-1] if fields else ""
 
 
 def _who(event: AuditEvent) -> dict[str, object]:

@@ -10,7 +10,7 @@ privileges of the user who made it).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import ip_network
 
 from gateway import tokens
@@ -54,7 +54,7 @@ class Authenticator:
         self._suspects = Queue(SUSPECTS_PER_S, SUSPECTS_AT_ONCE)
         self._trusted_proxies = trusted_proxies
 
-    def client(self, peer: str, forwarded_for: list[str]) -> str:
+    def client(self, peer: str, forwarded_for: Sequence[str]) -> str:
         """The client's address. Raises: Problem "bad-header" for nonsense from a trusted proxy."""
         return client_address(peer, forwarded_for, self._trusted_proxies)
 

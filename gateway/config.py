@@ -58,6 +58,7 @@ class Listen:
     host: str = "127.0.0.1"
     port: int = 8080
     workers: int = 1
+    fast_path: bool = True
     tls_certificate: str | None = None
     tls_key: str | None = None
     tls_terminated_by: str | None = None

@@ -7,6 +7,7 @@ first byte of an answer is out nothing can be turned into anything: the client's
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import secrets
 import socket
@@ -24,7 +25,7 @@ from gateway.authenticate import Authenticator
 from gateway.body import Body
 from gateway.config import Limits
 from gateway.metrics import Metrics
-from gateway.model import AuditEvent
+from gateway.model import AuditEvent, Principal
 from gateway.problem import Headers, Problem, Wire
 from gateway.target import Target, fully_decoded
 from gateway.tokens import PREFIX, find_tokens, scrub
@@ -60,9 +61,14 @@ class Exchanges:
         self._authenticator = authenticator
         self._metrics = metrics
         self._clock = clock
+        self._process = secrets.token_hex(8)
+        self._number = itertools.count()
 
     def begin(self, method: str, client: str, surface: str) -> AuditEvent:
-        return AuditEvent(secrets.token_hex(12), self._clock(), surface, method, client)
+        """A new event. Its request id is unique: 64 random bits of the process, and a count."""
+        return AuditEvent(
+            f"{self._process}{next(self._number) & 0xFFFFFFFF:08x}", self._clock(), surface, method, client
+        )
 
     def middleware(self) -> Middleware:
         @web.middleware
@@ -86,9 +92,7 @@ class Exchanges:
             # The version a lying head claims is judged too, so this comes before anything reads it.
             claimed = request.get(CLAIMED, request.version)
             request[HEAD] = headers.judge(request.method, (claimed.major, claimed.minor), request.raw_headers)
-            event.client = self._authenticator.client(
-                event.client, request.headers.getall("X-Forwarded-For", [])
-            )
+            event.client = self._authenticator.client(event.client, request[HEAD].forwarded_for)
             # On every surface, and before a parameter's name is judged: a token in a URL has been seen.
             if "%" in request.raw_path or PREFIX in request.raw_path:
                 await self.refuse_exposed(request.raw_path, "query", event)
@@ -155,7 +159,7 @@ class Exchanges:
             event.outcome = "refused"
         begun: web.StreamResponse | None = request.get(BEGUN)
         if begun is not None:  # a second answer would be read as more of the first
-            break_off(request)
+            break_off(request.transport)
             return begun
         response = as_response(problem.to_problem_json(event.request_id))
         event.bytes_out = len(response.body or b"") if isinstance(response.body, bytes) else 0
@@ -208,12 +212,11 @@ def _judged(request: web.Request) -> Target:
     return target.judge(raw, request[HEAD].host, len(raw))
 
 
-def break_off(request: web.Request) -> None:
+def break_off(transport: asyncio.Transport | None) -> None:
     """End the client's connection so that it cannot be taken for the end of the answer.
 
     By a reset: to a client of HTTP/1.0, or of an answer without a length, a closed connection is a clean end.
     """
-    transport = request.transport
     if transport is None:
         return
     sock = transport.get_extra_info("socket")
@@ -238,15 +241,19 @@ def as_response(wire: Wire) -> web.Response:
     return web.Response(status=status, body=body, headers=fields)
 
 
+def standing_fields(principal: Principal | None) -> Headers:
+    """What every answer to a principal carries: our name instead of a version banner, and no caching."""
+    fixed: Headers = (("Server", "invoca-gateway"), ("Cache-Control", "no-store"))
+    return fixed if principal is None else (*fixed, ("Token-Expires", rfc3339(principal.expires_at)))
+
+
 async def on_prepare(request: web.Request, response: web.StreamResponse) -> None:
     """What every answer carries: the request id, our name instead of a version banner, and no caching."""
     event = request.get(EVENT)
     if event is not None:
         response.headers["Gateway-Request-Id"] = event.request_id
-        if event.principal is not None:
-            response.headers["Token-Expires"] = rfc3339(event.principal.expires_at)
-    response.headers["Server"] = "invoca-gateway"
-    response.headers.setdefault("Cache-Control", "no-store")
+    for name, value in standing_fields(None if event is None else event.principal):
+        response.headers[name] = value
     if request.version != HttpVersion11:
         # RFC 9112 9.3: no persistent connection with a client of HTTP/1.0, whatever it asks for.
         response.force_close()

@@ -18,7 +18,6 @@ from aiohttp import web
 from gateway import headers
 from gateway.audit import Recorder
 from gateway.authenticate import Authenticator
-from gateway.body import Body
 from gateway.config import Limits
 from gateway.exchange import EVENT, HEAD, TARGET, Exchanges, break_off, too_large
 from gateway.model import Account, AuditEvent, Call, Decision, Principal
@@ -30,7 +29,7 @@ from gateway.store import Store
 from gateway.upstream import Reply, Upstream, UpstreamRequest
 
 BODYLESS = frozenset({"GET", "DELETE"})
-STREAMED = frozenset({200, 201, 202, 203})
+STREAMED = frozenset({200, 201, 202, 203, 204})
 # What the vendor documents for our two APIs, and the 4xx an HTTP server may give without a fault of ours.
 REFUSALS = frozenset({400, 403, 404, 409, 422, 429})
 MAX_REFUSAL_BYTES = 65_536
@@ -84,7 +83,7 @@ class Flow:
             call = event.call = whole
             await self.decide(event, principal, call)
         spent = self.rate.spend(principal.token_id)
-        prepared = self._prepare(request, wanted.raw, principal, call, sent)
+        prepared = self.prepare(request.method, wanted.raw, request.raw_headers, principal, call, sent.raw)
         if call.operation.effect != "read":
             self.recorder.begun(event)
         async with self.upstream.open(prepared) as reply:
@@ -93,55 +92,55 @@ class Flow:
 
     async def decide(self, event: AuditEvent, principal: Principal, call: Call) -> Decision:
         """Whether this principal may make this call. Raises: the Problem of the refusal."""
-        decision = event.decision = self.policies.decide(
-            principal, call.operation, relation(principal.owner, call.operation, call.account_id,
-                                                await self._network_of(principal, call)),
-        )  # fmt: skip
+        network = None
+        if asks_the_store(principal, call) and call.account_id is not None:
+            kind = call.operation.account_kind
+            stored = await self.store.account(kind, call.account_id) if kind is not None else None
+            network = None if stored is None else stored.network
+        decision = event.decision = self.judged(principal, call, network)
         if not decision.allowed:
             raise refusal(decision, call)
-        if principal.accounts is not None and _account_key(call) not in principal.accounts:
+        if not reaches(principal, call):
             raise Problem("account-not-allowed", "The token is limited to some of its owner's accounts.")
         return decision
 
-    async def _network_of(self, principal: Principal, call: Call) -> str | None:
-        """The network the path's account is stored under; asked only where the answer can matter."""
-        kind, account_id = call.operation.account_kind, call.account_id
-        if (
-            kind is None
-            or account_id is None
-            or kind == "network"
-            or principal.owner.account.kind != "network"
-        ):
-            return None
-        stored = await self.store.account(kind, account_id)
-        return None if stored is None else stored.network
+    def judged(self, principal: Principal, call: Call, account_network: str | None) -> Decision:
+        """What the policies say. `account_network`: the network that the path's account is stored under."""
+        related = relation(principal.owner, call.operation, call.account_id, account_network)
+        return self.policies.decide(principal, call.operation, related)
 
-    def _prepare(
-        self, request: web.Request, raw: str, principal: Principal, call: Call, sent: Body
+    def prepare(
+        self, method: str, raw: str, head: headers.Pairs, principal: Principal, call: Call, sent: bytes
     ) -> UpstreamRequest:
-        credential = self.credentials.of(principal.owner.account)
+        """The request as it goes upstream. Raises: Problem "no-upstream-credential"."""
         return UpstreamRequest(
-            method=request.method,
-            target=raw,
-            headers=headers.to_upstream(
-                request.raw_headers, credential=credential, form=call.format, has_body=bool(sent.raw)
+            method,
+            raw,
+            headers.to_upstream(
+                head,
+                credential=self.credentials.of(principal.owner.account),
+                form=call.format,
+                has_body=bool(sent),
             ),
-            body=sent.raw,
-            idempotent=call.operation.effect == "read",
-            share=principal.token_id,
+            sent,
+            call.operation.effect == "read",
+            principal.token_id,
         )
 
     async def _answer(
         self, request: web.Request, event: AuditEvent, reply: Reply, spent: Headers
     ) -> web.StreamResponse:
-        if reply.status not in STREAMED and reply.status != 204:
-            return _say(event, await _refused(reply), spent)
-        if any(name == b"content-encoding" and value != b"identity" for name, value in reply.headers):
-            raise Problem("upstream-invalid", "The upstream used a content coding it was not offered.")
+        if not flows(reply.status, reply.headers):
+            text = passed_on(reply.status, await _whole(reply))
+            event.bytes_out = len(text)
+            answer = web.Response(status=reply.status, body=text, content_type="application/json")
+            answer.headers.extend((*spent, ("Via", headers.VIA)))
+            return answer
         response = web.StreamResponse(status=reply.status)
-        response.headers.extend(headers.to_client(reply.headers))
-        response.headers.extend(spent)
-        response.headers["Via"] = headers.VIA
+        response.headers.extend(
+            (name.decode(), value.decode("latin-1")) for name, value in headers.to_client(reply.headers)
+        )
+        response.headers.extend((*spent, ("Via", headers.VIA)))
         response.content_length = reply.length if reply.status != 204 else None
         await response.prepare(request)
         await self._stream(request, event, reply, response)
@@ -160,7 +159,7 @@ class Flow:
             # Bytes are out already: only a broken connection says that the answer is not whole.
             event.outcome = "cut"
             event.problem = fault.kind if isinstance(fault, Problem) else "request-timeout"
-            break_off(request)
+            break_off(request.transport)
 
 
 def refusal(decision: Decision, call: Call) -> Problem:
@@ -184,30 +183,52 @@ def _judge_framing(method: str, head: headers.Head, max_body_bytes: int) -> None
         raise too_large(max_body_bytes)
 
 
-def _account_key(call: Call) -> str:
-    return f"{call.operation.account_kind}:{call.account_id}"
+def asks_the_store(principal: Principal, call: Call) -> bool:
+    """Whether it matters under which network the path's account is stored: to a network, of others' accounts."""
+    return principal.owner.account.kind == "network" and call.operation.account_kind in (
+        "advertiser",
+        "affiliate",
+    )
 
 
-async def _refused(reply: Reply) -> tuple[int, bytes]:
-    """The status and body of an upstream refusal that may be passed on as it is.
+def reaches(principal: Principal, call: Call) -> bool:
+    """Whether the token is not cut down to accounts without the path's."""
+    if principal.accounts is None:
+        return True
+    return f"{call.operation.account_kind}:{call.account_id}" in principal.accounts
+
+
+def flows(status: int, reply: headers.Pairs) -> bool:
+    """Whether an answer streams to the client as it comes, rather than being looked at whole first.
+
+    Raises: Problem "upstream-invalid" for one in a coding that was not offered.
+    """
+    if status not in STREAMED:
+        return False
+    if any(name == b"content-encoding" and value != b"identity" for name, value in reply):
+        raise Problem("upstream-invalid", "The upstream used a content coding it was not offered.")
+    return True
+
+
+def passed_on(status: int, text: bytes) -> bytes:
+    """The body of an upstream refusal that may be passed on with its status, as it is.
 
     Raises: the Problem that everything else becomes. 401 is about the gateway's credential, never the app's.
     """
-    if reply.status == 401:
+    if status == 401:
         raise Problem("upstream-refused-us", "The upstream did not accept the gateway's credential.")
-    if 300 <= reply.status < 400:
+    if 300 <= status < 400:
         raise Problem("upstream-redirect", "The upstream answered with a redirect, which is not followed.")
-    text = await _whole(reply)
     document = _vendor_document(text)
-    if reply.status not in REFUSALS:
-        raise Problem("upstream-failed", upstream_status=reply.status, handle=_error_handle(document))
+    if status not in REFUSALS:
+        raise Problem("upstream-failed", upstream_status=status, handle=_error_handle(document))
     if document is None:
         raise Problem(
             "upstream-refused",
             "The upstream refused the request in a form it does not document.",
-            status=reply.status,
+            status=status,
         )
-    return reply.status, text
+    return text
 
 
 async def _whole(reply: Reply) -> bytes:
@@ -235,12 +256,3 @@ def _error_handle(document: dict[str, object] | None) -> str:
     errors = (document or {}).get("errors")
     text = str(errors.get("invalid_data", "")) if isinstance(errors, dict) else ""
     return "".join(c for c in text if c in "0123456789")[:20]
-
-
-def _say(event: AuditEvent, refused: tuple[int, bytes], spent: Headers) -> web.Response:
-    status, text = refused
-    event.bytes_out = len(text)
-    response = web.Response(status=status, body=text, content_type="application/json")
-    response.headers.extend(spent)
-    response.headers["Via"] = headers.VIA
-    return response

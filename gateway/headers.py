@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
+from typing import NamedTuple
 
 from gateway.model import Network
 from gateway.problem import Problem
@@ -37,13 +38,20 @@ SINGLE = frozenset(
 NOT_TO_NOMINATE = frozenset({"authorization", "host", "content-length", "content-type"})
 OVERRIDES = frozenset({b"x-http-method-override", b"x-http-method", b"x-method-override"})
 TO_UPSTREAM = frozenset({b"accept-language", b"user-agent"})
-TO_CLIENT = frozenset({b"content-type", b"content-language", b"content-disposition"})
+TO_CLIENT = {
+    b"content-type": b"Content-Type",
+    b"content-language": b"Content-Language",
+    b"content-disposition": b"Content-Disposition",
+}
+# What `judge` looks at besides the SINGLE ones.
+READ = frozenset({b"connection", b"upgrade", b"x-forwarded-for"})
+CONNECTION = b"connection"
+PREFIX_BYTES = PREFIX.encode()
 ACCEPT = {"json": b"application/json", "csv": b"text/csv", "xml": b"application/xml"}
 VIA = "1.1 invoca-gateway"
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """What the gateway itself reads of a request head. `length` is None for a chunked body, 0 for none."""
 
     host: str
@@ -51,6 +59,13 @@ class Head:
     content_type: str
     length: int | None
     expects_continue: bool
+    forwarded_for: tuple[str, ...]
+
+
+# What clients send again and again is judged once. Bounded: one that varies it costs time, not memory.
+_names: dict[bytes, bytes] = {}
+_hosts: dict[bytes, str] = {}
+_KNOWN = 512
 
 
 def judge(method: str, version: tuple[int, int], raw: Pairs) -> Head:
@@ -59,44 +74,75 @@ def judge(method: str, version: tuple[int, int], raw: Pairs) -> Head:
         raise Problem("version-not-supported", "HTTP/1.1 is spoken here.")
     if method not in KNOWN_METHODS:
         raise Problem("not-implemented", "The request method is not one this gateway knows.")
-    found: dict[bytes, str] = {}
+    found: dict[bytes, bytes] = {}
     for name, value in raw:
-        low = name.lower()
-        if NAME.fullmatch(name) is None:
-            raise Problem(
-                "bad-header", "A header name holds something other than letters, digits and hyphens."
-            )
-        if low in SINGLE and low in found:
-            kind = "two-credentials" if low == b"authorization" else "bad-header"
-            raise Problem(kind, f"The header {low.decode()} is repeated.")
-        if low in OVERRIDES:
-            raise Problem("forbidden-parameter", "A header that overrides the method is refused.")
-        found[low] = (
-            value.decode("latin-1") if low not in found else f"{found[low]},{value.decode('latin-1')}"
-        )
+        read = _names.get(name)
+        if read is None:
+            read = _read_name(name)
+        if read:
+            if read in found:
+                value = _repeated(read, found[read], value)
+            found[read] = value
     if method in ("CONNECT", "TRACE"):
         raise Problem("method-not-allowed", headers=(("Allow", ", ".join(ALLOWED_METHODS)),))
+    host = _host(version, found.pop(b"host", None))
+    authorization = found.pop(b"authorization", None)
+    read_out = None if authorization is None else authorization.decode("latin-1")
+    if not found:
+        return Head(host, read_out, "", 0, False, ())
+    return _rest(version, host, read_out, {name: value.decode("latin-1") for name, value in found.items()})
+
+
+def _read_name(name: bytes) -> bytes:
+    """A header name in lower case when something here reads it, else nothing."""
+    if NAME.fullmatch(name) is None:
+        raise Problem("bad-header", "A header name holds something other than letters, digits and hyphens.")
+    low = name.lower()
+    if low in OVERRIDES:
+        raise Problem("forbidden-parameter", "A header that overrides the method is refused.")
+    read = low if low in SINGLE or low in READ else b""
+    if len(_names) < _KNOWN and len(name) < 64:
+        _names[name] = read
+    return read
+
+
+def _repeated(name: bytes, first: bytes, second: bytes) -> bytes:
+    if name in SINGLE:
+        kind = "two-credentials" if name == b"authorization" else "bad-header"
+        raise Problem(kind, f"The header {name.decode()} is repeated.")
+    return first + b"," + second
+
+
+def _rest(version: tuple[int, int], host: str, authorization: str | None, found: dict[bytes, str]) -> Head:
+    """A head with more in it than host and credential."""
     if b"upgrade" in found:
         raise Problem("not-implemented", "No protocol upgrade is offered.")
     if "_" in found.get(b"connection", "") or NOT_TO_NOMINATE & nominated(found.get(b"connection", "")):
         raise Problem("bad-header", "Connection names a header that is not hop-by-hop.")
+    forwarded_for = found.get(b"x-forwarded-for")
     return Head(
-        host=_host(version, found.get(b"host")),
-        authorization=found.get(b"authorization"),
+        host=host,
+        authorization=authorization,
         content_type=_content_type(found),
         length=_length(version, found),
         expects_continue=_expectation(version, found.get(b"expect")),
+        forwarded_for=() if forwarded_for is None else tuple(forwarded_for.split(",")),
     )
 
 
-def _host(version: tuple[int, int], host: str | None) -> str:
+def _host(version: tuple[int, int], host: bytes | None) -> str:
     if host is None:
         if version == (1, 0):
             return ""
         raise Problem("bad-header", "The Host header is missing.")
-    if HOST.fullmatch(host) is None:
-        raise Problem("bad-header", "The Host header is not a host.")
-    return host
+    known = _hosts.get(host)
+    if known is None:
+        known = host.decode("latin-1")
+        if HOST.fullmatch(known) is None:
+            raise Problem("bad-header", "The Host header is not a host.")
+        if len(_hosts) < _KNOWN:
+            _hosts[host] = known
+    return known
 
 
 def _content_type(found: dict[bytes, str]) -> str:
@@ -149,29 +195,53 @@ def nominated(connection: str) -> set[str]:
     return {name.strip(" \t").lower() for name in connection.split(",")} - {"", "close", "keep-alive"}
 
 
+_travels: dict[bytes, bytes] = {}
+
+
 def to_upstream(raw: Pairs, *, credential: str, form: str, has_body: bool) -> tuple[tuple[bytes, bytes], ...]:
     """The headers of the upstream request, but for Host and framing. `form`: json, csv or xml.
 
     A header nominated by Connection, or holding anything but printable ASCII or one of our tokens, stays here.
     The vendor takes the bare token, without a scheme ("Manage API Credentials").
     """
-    dropped = {name.encode() for key, value in raw if key.lower() == b"connection"
-               for name in nominated(value.decode("latin-1"))}  # fmt: skip
-    kept = [
-        (name.lower(), value)
-        for name, value in raw
-        if name.lower() in TO_UPSTREAM - dropped and PLAIN.fullmatch(value) and PREFIX.encode() not in value
-    ]
-    kept += [(b"accept", ACCEPT[form]), (b"accept-encoding", b"identity"), (b"via", VIA.encode())]
+    kept: list[tuple[bytes, bytes]] = []
+    dropped: set[bytes] = set()
+    for name, value in raw:
+        travels = _travels.get(name)
+        if travels is None:
+            travels = _travel(name)
+        if not travels:
+            continue
+        if travels is CONNECTION:
+            dropped.update(each.encode() for each in nominated(value.decode("latin-1")))
+        elif PLAIN.fullmatch(value) and PREFIX_BYTES not in value:
+            kept.append((travels, value))
+    if dropped:
+        kept = [pair for pair in kept if pair[0] not in dropped]
+    return (*kept, *_ours(credential, form, has_body))
+
+
+def _travel(name: bytes) -> bytes:
+    """A header name as it travels upstream, nothing when it does not, or CONNECTION, which names some that do not."""
+    low = name.lower()
+    travels = CONNECTION if low == CONNECTION else low if low in TO_UPSTREAM else b""
+    if len(_travels) < _KNOWN and len(name) < 64:
+        _travels[name] = travels
+    return travels
+
+
+@lru_cache(maxsize=1024)
+def _ours(credential: str, form: str, has_body: bool) -> tuple[tuple[bytes, bytes], ...]:
+    """The gateway's own headers; the credential last, so that nothing a client writes follows it."""
+    made = [(b"accept", ACCEPT[form]), (b"accept-encoding", b"identity"), (b"via", VIA.encode())]
     if has_body:
-        kept.append((b"content-type", b"application/json"))
-    kept.append((b"authorization", credential.encode("ascii")))
-    return tuple(kept)
+        made.append((b"content-type", b"application/json"))
+    return (*made, (b"authorization", credential.encode("ascii")))
 
 
-def to_client(reply: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
-    """The headers of a reply that may travel on; names arrive in lower case, values checked by `upstream.py`."""
-    return [(name.decode().title(), value.decode("latin-1")) for name, value in reply if name in TO_CLIENT]
+def to_client(reply: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The headers of a reply that may travel on; names arrive in lower case, values checked by `reply.py`."""
+    return [(TO_CLIENT[name], value) for name, value in reply if name in TO_CLIENT]
 
 
 def is_json(content_type: str) -> bool:

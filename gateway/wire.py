@@ -19,12 +19,15 @@ from collections.abc import Callable
 from typing import Any
 
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, http_exceptions, http_parser, web
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from aiohttp.web_request import BaseRequest
 from multidict import CIMultiDictProxy
 
 from gateway.config import Limits
-from gateway.exchange import CLAIMED, Exchanges, as_response, trace
+from gateway.exchange import CLAIMED, Exchanges, as_response, break_off, trace
+from gateway.lean import Exchange, Lean
 from gateway.problem import Problem
 
 log = logging.getLogger("gateway.wire")
@@ -36,29 +39,151 @@ TOO_MANY_HEADERS = "Too many headers received"
 
 
 class Handler(RequestHandler):
-    """One client connection."""
+    """One client connection. What it serves itself is an `Exchange` of the short way; the rest is aiohttp's."""
 
-    __slots__ = ("_gateway", "_head_timer")
+    __slots__ = ("_exchange", "_gateway", "_head_timer", "_over", "_peer")
 
     def __init__(self, server: Server, *, loop: asyncio.AbstractEventLoop, **settings: Any) -> None:
         super().__init__(server, loop=loop, **settings)
         self._gateway = server
         self._head_timer: asyncio.TimerHandle | None = None
+        self._exchange: Exchange | None = None
+        self._over: asyncio.Future[None] | None = None
+        self._peer = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        name = transport.get_extra_info("peername")
+        self._peer = str(name[0]) if isinstance(name, tuple | list) else ""
         self._await_head()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_timer()
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.left()
+            self._tell_over()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._current_request is not None or self._messages:
+        if self._idle_or_exchanging():
+            self._receive(data)
+        else:
+            super().data_received(data)
+        if self._exchange is not None or self._current_request is not None or self._messages:
             self._stop_timer()
-        elif self._head_timer is None:  # the first bytes of a next request on a connection kept alive
-            self._await_head()
+        elif self._head_timer is None and self.transport is not None and data:
+            self._await_head()  # the first bytes of a next request on a connection kept alive
+
+    def _idle_or_exchanging(self) -> bool:
+        """Whether aiohttp's own loop waits for a request, or for the end of an exchange of the short way."""
+        if self._gateway.lean is None or self._force_close or self._close:
+            return False
+        if self._payload_parser is not None or self._upgraded or self._buffer_paused:
+            return False
+        waiter = self._waiter
+        return self._exchange is not None or (waiter is not None and not waiter.done() and not self._messages)
+
+    def _receive(self, data: bytes) -> None:
+        """As `RequestHandler.data_received`, but a request that can go the short way does."""
+        messages, upgraded, tail = self._parsed(data)
+        if not messages:
+            return
+        if len(messages) == 1 and self._exchange is None and not upgraded:
+            message, payload = messages[0]
+            if payload is EMPTY_PAYLOAD and type(message) is RawRequestMessage and self._take(message):
+                return
+        for each in messages:
+            self._request_count += 1
+            self._messages.append(each)
+        if self._exchange is None:
+            self._wake()
+        if not self._buffer_paused and len(self._messages) >= self._max_msg_queue_size:
+            self._pause_reading_for_buffer()
+        self._upgraded = upgraded
+        if upgraded and tail:
+            self._message_tail = tail
+
+    def _parsed(self, data: bytes) -> tuple[Any, bool, bytes]:
+        assert self._parser is not None  # it goes with the connection
+        try:
+            return self._parser.feed_data(data)
+        except http_exceptions.HttpProcessingError as exc:
+            return ((_ErrInfo(status=400, exc=exc, message=exc.message), EMPTY_PAYLOAD),), False, b""
+
+    def _take(self, message: RawRequestMessage) -> bool:
+        lean = self._gateway.lean
+        exchange = None if lean is None else lean.take(self, self._peer, message)
+        if exchange is None:
+            return False
+        self._exchange = exchange
+        if self._parser is not None:
+            self._parser.message_consumed()
+        self._request_count += 1
+        if self._manager is not None:
+            self._manager.requests_count += 1
+        return True
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # -- lean.Client
+
+    def send(self, data: bytes) -> None:
+        if self.transport is not None:
+            self.transport.write(data)
+
+    def unsent(self) -> int:
+        return 0 if self.transport is None else self.transport.get_write_buffer_size()
+
+    def exchanged(self, close: bool) -> None:
+        self._exchange = None
+        self._tell_over()
+        if close or self._close:
+            self.force_close()
+            return
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if self._messages:  # pipelined behind the exchange: aiohttp's own loop takes them, in order
+            self._wake()
+
+    def again(self, message: RawRequestMessage) -> None:
+        self._exchange = None
+        self._messages.appendleft((message, EMPTY_PAYLOAD))
+        self._wake()
+
+    def break_off(self) -> None:
+        self._exchange = None
+        self._tell_over()
+        break_off(self.transport)
+
+    def _tell_over(self) -> None:
+        if self._over is not None and not self._over.done():
+            self._over.set_result(None)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._exchange is not None:
+            self._exchange.pause()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._exchange is not None:
+            self._exchange.resume()
+
+    def _process_keepalive(self) -> None:
+        if self._exchange is not None:  # not idle, though aiohttp's own loop is
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        super()._process_keepalive()
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:
+        if self._exchange is not None:
+            self._over = self._loop.create_future()
+            await asyncio.wait([self._over], timeout=timeout)
+        await super().shutdown(timeout)
+
+    # -- the deadline of a head
 
     def _await_head(self) -> None:
         self._head_timer = self._loop.call_later(self._gateway.limits.head_timeout_s, self._head_is_late)
@@ -70,8 +195,10 @@ class Handler(RequestHandler):
 
     def _head_is_late(self) -> None:
         self._head_timer = None
-        if self._current_request is None and not self._messages:
+        if self._current_request is None and not self._messages and self._exchange is None:
             self.force_close()
+
+    # -- aiohttp's own words, replaced by none
 
     def handle_error(
         self,
@@ -119,7 +246,9 @@ def _parse_problem(exc: BaseException | None, line_limit: int) -> Problem:
 class Server(web.Server):
     """aiohttp's server with our connections in it."""
 
-    def __init__(self, made: web.Server, exchanges: Exchanges, limits: Limits) -> None:
+    def __init__(
+        self, made: web.Server, exchanges: Exchanges, limits: Limits, lean: Lean | None = None
+    ) -> None:
         super().__init__(
             made.request_handler,
             request_factory=_guarded(made.request_factory),
@@ -127,6 +256,7 @@ class Server(web.Server):
         )
         self.exchanges = exchanges
         self.limits = limits
+        self.lean = lean
         # Never the same number: which one was exceeded is told by it.
         self.line_limit = limits.max_target_bytes
         self.field_limit = limits.max_header_bytes + (limits.max_header_bytes == limits.max_target_bytes)
@@ -171,15 +301,18 @@ def _guarded(factory: Callable[..., BaseRequest]) -> Callable[..., BaseRequest]:
 class Runner(web.AppRunner):
     """Serves an application through `Server`."""
 
-    __slots__ = ("_exchanges", "_limits")
+    __slots__ = ("_exchanges", "_lean", "_limits")
 
-    def __init__(self, app: web.Application, exchanges: Exchanges, limits: Limits) -> None:
+    def __init__(
+        self, app: web.Application, exchanges: Exchanges, limits: Limits, lean: Lean | None = None
+    ) -> None:
         super().__init__(app, access_log=None, shutdown_timeout=limits.drain_timeout_s)
         self._exchanges = exchanges
         self._limits = limits
+        self._lean = lean
 
     async def _make_server(self) -> web.Server:
-        return Server(await super()._make_server(), self._exchanges, self._limits)
+        return Server(await super()._make_server(), self._exchanges, self._limits, self._lean)
 
 
 def require_c_parser() -> None:

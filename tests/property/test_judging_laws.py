@@ -519,8 +519,8 @@ def test_upstream_gets_only_allowed_names_never_nominated_ones_and_twice_is_once
 )
 def test_the_client_gets_only_allowed_names_and_twice_is_once(reply):
     found = headers.to_client(reply)
-    assert {name for name, _ in found} <= {"Content-Type", "Content-Language", "Content-Disposition"}
-    again = headers.to_client([(name.lower().encode(), value.encode("latin-1")) for name, value in found])
+    assert {name for name, _ in found} <= set(headers.TO_CLIENT.values())
+    again = headers.to_client([(name.lower(), value) for name, value in found])
     assert again == found
 
 

@@ -211,9 +211,9 @@ def test_the_client_gets_the_allow_list_alone():
         (b"location", b"/"), (b"content-length", b"5"), (b"cache-control", b"public"), (b"x-runtime", b"1"),
     ]  # fmt: skip
     assert to_client(reply) == [
-        ("Content-Type", "text/csv"),
-        ("Content-Language", "en"),
-        ("Content-Disposition", "attachment"),
+        (b"Content-Type", b"text/csv"),
+        (b"Content-Language", b"en"),
+        (b"Content-Disposition", b"attachment"),
     ]
 
 

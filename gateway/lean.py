@@ -1,0 +1,337 @@
+"""The short way through the gateway, for requests that need no waiting until the upstream is asked.
+
+A GET whose token is remembered, whose operation is permitted, and for which a connection to the upstream is
+idle, is judged, sent and answered inside the callbacks of the two sockets: no task, no queue, no stream reader.
+Everything else takes the general way (`flow.py`), and so does every refusal: `take` returns None before anything
+has happened, and the general way finds the same and says it. Both share the judging, deciding, header and record
+code; what is here is only how the bytes get from one socket to the other.
+
+What depends on a principal and a target alone is worked out once and kept (`Plan`): a target that the same token
+asks for again costs a look-up. That memory is bounded, and holds nothing that a change of the store could alter:
+a principal that was read anew is another key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Protocol
+
+from aiohttp.http_parser import RawRequestMessage
+
+from gateway import headers, target
+from gateway.connection import Connection
+from gateway.exchange import Exchanges, standing_fields
+from gateway.flow import MAX_REFUSAL_BYTES, Flow, asks_the_store, flows, passed_on, reaches
+from gateway.model import AuditEvent, Call, Decision, Principal
+from gateway.problem import Headers, Problem
+from gateway.tokens import PREFIX
+
+PLANS = 4_096
+LONGEST_KEPT = 512
+TICK_S = 1.0
+MIN_READ_RATE = 1_024
+"""Bytes a second below which a client that reads counts as one that does not."""
+
+_STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+
+
+class Client(Protocol):
+    """What an exchange needs of the client's connection (`wire.Handler`)."""
+
+    def send(self, data: bytes) -> None:
+        """Send bytes; nothing when the client has gone."""
+
+    def unsent(self) -> int:
+        """Bytes that the client has not taken yet."""
+
+    def exchanged(self, close: bool) -> None:
+        """The exchange is over. The connection goes on, or is closed once all is sent."""
+
+    def again(self, message: RawRequestMessage) -> None:
+        """Nothing was answered: take this request the general way."""
+
+    def break_off(self) -> None:
+        """End the connection so that what was sent cannot be taken for a whole answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a principal's request for a target comes to; `answer` are the answer's standing header lines."""
+
+    principal: Principal
+    call: Call
+    decision: Decision
+    answer: bytes
+
+
+class Lean:
+    """Makes exchanges, and looks after those under way. One for each process."""
+
+    def __init__(self, flow: Flow, exchanges: Exchanges) -> None:
+        self._flow = flow
+        self._exchanges = exchanges
+        self._plans: dict[tuple[int, str], Plan] = {}
+        self._active: set[Exchange] = set()
+        self._stall_s = flow.limits.body_timeout_s
+
+    def take(self, client: Client, peer: str, message: RawRequestMessage) -> Exchange | None:
+        """Begin the exchange of one parsed request without a body; None, with nothing done, to leave it."""
+        flow = self._flow
+        if message.method != "GET" or message.version != (1, 1):
+            return None
+        try:
+            head = headers.judge("GET", (1, 1), message.raw_headers)
+            address = flow.authenticator.client(peer, head.forwarded_for)
+            principal = flow.authenticator.remembered(head.authorization, address)
+            if principal is None or head.length != 0 or flow.rate.spent(principal.token_id):
+                return None
+            plan = self._plans.get((id(principal), message.path))
+            if plan is None or plan.principal is not principal:
+                plan = self._plan(principal, head.host, message.path)
+                if plan is None:
+                    return None
+            request = flow.prepare("GET", message.path, message.raw_headers, principal, plan.call, b"")
+            exchange = Exchange(self, client, message, plan)
+            connection = flow.upstream.begin(request, exchange)
+            if connection is None:
+                return None
+        except Problem:  # the general way will find it too, and say it
+            return None
+        event = self._exchanges.begin("GET", address, "proxy")
+        event.principal, event.call, event.decision = principal, plan.call, plan.decision
+        exchange.begun(connection, event, flow.rate.spend(principal.token_id))
+        self._active.add(exchange)
+        return exchange
+
+    def _plan(self, principal: Principal, host: str, raw: str) -> Plan | None:
+        """Raises: Problem for what is refused. None for what only the general way can settle."""
+        if raw[:5] != "/api/" or PREFIX in raw or PREFIX in target.fully_decoded(raw):
+            return None
+        call = self._flow.catalogue.identify("GET", target.judge(raw, host, len(raw)))
+        if call.operation.effect != "read" or asks_the_store(principal, call):
+            return None
+        decision = self._flow.judged(principal, call, None)
+        if not decision.allowed or not reaches(principal, call):
+            return None
+        plan = Plan(principal, call, decision, _lines((*standing_fields(principal), ("Via", headers.VIA))))
+        if len(raw) <= LONGEST_KEPT:
+            if len(self._plans) >= PLANS:
+                self._plans.clear()
+            self._plans[(id(principal), raw)] = plan
+        return plan
+
+    def over(self, exchange: Exchange, event: AuditEvent) -> None:
+        self._active.discard(exchange)
+        self._exchanges.finish(event)
+
+    def forget(self, exchange: Exchange) -> None:
+        """An exchange that came to nothing, and will be another one's record."""
+        self._active.discard(exchange)
+
+    async def watch(self) -> None:
+        """Once a second, break off the answers whose clients have stopped reading."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            for exchange in list(self._active):
+                exchange.tick(self._stall_s)
+
+
+class Exchange:
+    """One request on the short way, from the moment it went upstream. The sink of its answer (`reply.Sink`)."""
+
+    __slots__ = (
+        "_client", "_close", "_connection", "_event", "_lean", "_message", "_pieces", "_plan", "_spent",
+        "_stalled_s", "_state", "_unsent",
+    )  # fmt: skip
+
+    def __init__(self, lean: Lean, client: Client, message: RawRequestMessage, plan: Plan) -> None:
+        self._lean = lean
+        self._client = client
+        self._message = message
+        self._plan = plan
+        self._close = message.should_close
+        self._state = WAITING
+        self._pieces: list[bytes] = []
+        self._stalled_s = 0.0
+        self._unsent = 0
+
+    def begun(self, connection: Connection, event: AuditEvent, spent: Headers) -> None:
+        self._connection: Connection | None = connection
+        self._event = event
+        self._spent = spent
+
+    # -- what the upstream says (reply.Sink)
+
+    def on_whole(self, status: int, reply: headers.Pairs, length: int | None, body: bytes) -> None:
+        try:
+            self._event.upstream_status = status
+            if flows(status, reply):
+                self._state = FLOWING
+                head = self._head(status, reply, None if status == 204 else len(body), False)
+                self._event.bytes_out = len(body)
+                self._client.send(head + body)
+            else:
+                self._state = LOOKED_AT
+                self._pieces.append(body)
+        except Problem as problem:
+            self._refuse(problem)
+
+    def on_head(self, status: int, reply: headers.Pairs, length: int | None) -> None:
+        try:
+            self._event.upstream_status = status
+            if flows(status, reply):
+                self._state = FLOWING if length is not None else CHUNKED
+                self._client.send(self._head(status, reply, length, length is None))
+            else:
+                self._state = LOOKED_AT
+        except Problem as problem:
+            self._leave_upstream()
+            self._refuse(problem)
+
+    def on_body(self, data: bytes) -> None:
+        if self._state == LOOKED_AT:
+            if sum(map(len, self._pieces)) <= MAX_REFUSAL_BYTES:
+                self._pieces.append(data)
+            return
+        self._event.bytes_out += len(data)
+        self._client.send(data if self._state == FLOWING else b"%x\r\n%b\r\n" % (len(data), data))
+
+    def on_done(self) -> None:
+        self._connection = None
+        if self._state == LOOKED_AT:
+            self._pass_on()
+        elif self._state != ENDED:
+            if self._state == CHUNKED:
+                self._client.send(b"0\r\n\r\n")
+            self._end()
+
+    def on_error(self, problem: Problem, again: bool) -> None:
+        self._connection = None
+        if self._state in (FLOWING, CHUNKED):
+            self._cut(problem.kind)
+        elif again:
+            self._state = ENDED
+            self._lean.forget(self)
+            self._client.again(self._message)
+        elif self._state != ENDED:
+            self._refuse(problem)
+
+    # -- what the client's connection says
+
+    def pause(self) -> None:
+        """The client does not take what is sent: the upstream has to wait."""
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        self._stalled_s = 0.0
+        if self._connection is not None:
+            self._connection.resume()
+
+    def left(self) -> None:
+        """The client has gone: the upstream's connection is free at once."""
+        if self._state != ENDED:
+            self._leave_upstream()
+            self._event.outcome = "aborted"
+            self._finish()
+
+    def tick(self, stall_s: float) -> None:
+        """A second has passed. A client that takes less than a little has stopped reading."""
+        unsent = self._client.unsent()
+        taken = self._unsent - unsent
+        self._unsent = unsent
+        self._stalled_s = self._stalled_s + TICK_S if unsent and taken < MIN_READ_RATE * TICK_S else 0.0
+        if self._stalled_s >= stall_s:
+            self._leave_upstream()
+            self._cut("request-timeout")
+
+    # -- how it ends
+
+    def _pass_on(self) -> None:
+        status = self._event.upstream_status or 0
+        whole = b"".join(self._pieces)
+        try:
+            text = passed_on(status, whole if len(whole) <= MAX_REFUSAL_BYTES else b"")
+        except Problem as problem:
+            self._refuse(problem)
+            return
+        self._event.bytes_out = len(text)
+        head = self._head(status, ((b"content-type", b"application/json"),), len(text), False)
+        self._client.send(head + text)
+        self._end()
+
+    def _refuse(self, problem: Problem) -> None:
+        event = self._event
+        status, fields, text = problem.to_problem_json(event.request_id)
+        event.status, event.problem, event.outcome, event.bytes_out = (
+            status,
+            problem.kind,
+            "refused",
+            len(text),
+        )
+        standing = standing_fields(event.principal)
+        told = {name for name, _ in fields}
+        fields = (*fields, *((name, value) for name, value in standing if name not in told))
+        self._client.send(self._framed(status, _lines(fields), len(text), False) + text)
+        self._end()
+
+    def _cut(self, kind: str) -> None:
+        self._event.problem, self._event.outcome = kind, "cut"
+        self._finish()
+        self._client.break_off()
+
+    def _end(self) -> None:
+        self._finish()
+        self._client.exchanged(self._close)
+
+    def _finish(self) -> None:
+        self._state = ENDED
+        self._lean.over(self, self._event)
+
+    def _leave_upstream(self) -> None:
+        if self._connection is not None:
+            self._connection.abort()
+            self._connection = None
+
+    def _head(self, status: int, reply: headers.Pairs, length: int | None, chunked: bool) -> bytes:
+        self._event.status = status
+        lines = b"".join([b"%b: %b\r\n" % pair for pair in headers.to_client(reply)])
+        if self._spent:
+            lines += _lines(self._spent)
+        return self._framed(status, lines + self._plan.answer, length, chunked)
+
+    def _framed(self, status: int, lines: bytes, length: int | None, chunked: bool) -> bytes:
+        """A whole head, but for what the caller gives in `lines`; our own framing (RFC 9112 section 6)."""
+        framing = b"Content-Length: %d\r\n" % length if length is not None else b""
+        return b"%b%bGateway-Request-Id: %b\r\n%b%b%b%b\r\n" % (
+            _STATUS.get(status) or f"HTTP/1.1 {status} \r\n".encode(),
+            lines,
+            self._event.request_id.encode(),
+            _date(),
+            framing,
+            b"Transfer-Encoding: chunked\r\n" if chunked else b"",
+            b"Connection: close\r\n" if self._close else b"",
+        )
+
+
+WAITING, LOOKED_AT, FLOWING, CHUNKED, ENDED = range(5)
+"""How far an exchange is: no head yet; a refusal that is read whole; a body with a length; without; over."""
+
+_now: tuple[int, bytes] = (0, b"")
+
+
+def _date() -> bytes:
+    """The Date line of this second (RFC 9110 section 6.6.1)."""
+    global _now
+    second = int(time.time())
+    if second != _now[0]:
+        _now = (second, f"Date: {formatdate(second, usegmt=True)}\r\n".encode())
+    return _now[1]
+
+
+def _lines(fields: Headers) -> bytes:
+    return "".join(f"{name}: {value}\r\n" for name, value in fields).encode("latin-1")
