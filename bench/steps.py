@@ -172,7 +172,7 @@ async def _steps(gateway: Gateway, principal: Principal, text: str) -> list[Row]
             "upstream headers",
             lambda: headers.to_upstream(raw, credential="x" * 40, form="json", has_body=False),
         ),
-        timed("upstream head, encoded and checked", lambda: gateway.upstream._encode(request)),
+        timed("upstream head, encoded and checked", lambda: gateway.upstream.encode(request)),
         timed("read the reply, 1.2 kB", read_reply),
         timed("client headers", lambda: headers.to_client(came)),
         timed("record, written", lambda: gateway.recorder.record(event)),

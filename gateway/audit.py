@@ -23,6 +23,7 @@ from gateway.problem import Problem
 
 SCHEMA = 1
 KEPT = 4_096
+TOGETHER, LATE_S = 64, 0.02
 log = logging.getLogger("gateway.audit")
 
 
@@ -32,11 +33,20 @@ class Recorder:
     `healthy` tells readiness whether the last write succeeded. `alarms` counts those that did not.
     """
 
-    def __init__(self, path: str, digest: Callable[[], str], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        path: str,
+        digest: Callable[[], str],
+        clock: Callable[[], float],
+        later: Callable[[float, Callable[[], None]], object] = lambda _, act: act(),
+    ) -> None:
+        """`later` calls something after so many seconds; by default at once, so that nothing waits."""
         self._file = sys.stdout.fileno() if path == "-" else _open(path)
         self._owned = path != "-"
         self._digest = digest
         self._clock = clock
+        self._later = later
+        self._waiting: list[bytes] = []
         self._torn = False
         self._second = -1
         self._second_text = ""
@@ -51,31 +61,48 @@ class Recorder:
             raise Problem("record-unavailable", "A change is not forwarded while it cannot be recorded.")
 
     def record(self, event: AuditEvent) -> None:
-        """The line of a finished exchange. Never raises: the exchange has happened."""
-        self._write(self._line("exchange", event))
+        """The line of a finished exchange. Never raises: the exchange has happened.
+
+        Lines of reads that were allowed are written together, at most 64 and at most 20 ms late; what changed
+        something, or was refused, is written at once.
+        """
+        line = self._line("exchange", event)
+        call = event.call
+        if event.problem is not None or call is None or call.operation.effect != "read":
+            self._write(line)
+            return
+        self._waiting.append(line)
+        if len(self._waiting) >= TOGETHER:
+            self.flush()
+        elif len(self._waiting) == 1:
+            self._later(LATE_S, self.flush)
+
+    def flush(self) -> None:
+        """Write what waits."""
+        if self._waiting:
+            self._write(b"")
 
     def close(self) -> None:
+        self.flush()
         if self._owned:
             os.close(self._file)
 
     def _line(self, kind: str, event: AuditEvent) -> bytes:
         now = self._clock()
-        line = (
+        end = "}\n" if kind == "begun" else self._outcome(event, now)
+        return (
             f'{{"v":{SCHEMA},"time":"{self._stamp(now)}","event":"{kind}","request_id":"{event.request_id}"'
             f',"surface":"{event.surface}","client":{self._quoted(event.client)}'
-            f',"method":{self._quoted(event.method)}{self._facts(event)},"policy_digest":"{self._digest()}"'
+            f',"method":{self._quoted(event.method)}{self._facts(event)},"policy_digest":"{self._digest()}"{end}'
+        ).encode()
+
+    def _outcome(self, event: AuditEvent, now: float) -> str:
+        problem = "" if event.problem is None else f',"problem":{self._quoted(event.problem)}'
+        upstream = "" if event.upstream_status is None else f',"upstream_status":{event.upstream_status}'
+        return (
+            f',"status":{event.status}{problem}{upstream},"outcome":"{event.outcome}","bytes_in":{event.bytes_in}'
+            f',"bytes_out":{event.bytes_out},"duration_ms":{(now - event.began) * 1000:.3f}}}\n'
         )
-        if kind == "exchange":
-            line += f',"status":{event.status}'
-            if event.problem is not None:
-                line += f',"problem":{self._quoted(event.problem)}'
-            if event.upstream_status is not None:
-                line += f',"upstream_status":{event.upstream_status}'
-            line += (
-                f',"outcome":"{event.outcome}","bytes_in":{event.bytes_in},"bytes_out":{event.bytes_out}'
-                f',"duration_ms":{(now - event.began) * 1000:.3f}'
-            )
-        return line.encode() + b"}\n"
 
     def _stamp(self, now: float) -> str:
         second = int(now)
@@ -109,6 +136,9 @@ class Recorder:
         return kept[3]
 
     def _write(self, line: bytes) -> bool:
+        if self._waiting:  # the order of lines is the order of exchanges
+            line = b"".join((*self._waiting, line))
+            self._waiting.clear()
         if self._torn:  # half a line of an earlier failure stands there: it must not swallow this one
             line = b"\n" + line
         try:

@@ -56,6 +56,8 @@ class Authenticator:
 
     def client(self, peer: str, forwarded_for: Sequence[str]) -> str:
         """The client's address. Raises: Problem "bad-header" for nonsense from a trusted proxy."""
+        if not self._trusted_proxies:
+            return peer
         return client_address(peer, forwarded_for, self._trusted_proxies)
 
     def remembered(self, authorization: str | None, client: str) -> Principal | None:

@@ -21,6 +21,9 @@ from gateway.reply import Cut, Invalid, Parser, Sink
 
 log = logging.getLogger("gateway.upstream")
 
+RECEIVE_BUFFER = 262_144
+"""Bytes the kernel takes from the upstream ahead of us. Left to itself it would be megabytes, for each connection
+that a slow client holds up."""
 TICK_S = 0.25
 """Between two sweeps. A deadline is never early, and late by at most this and what the loop is late itself."""
 
@@ -159,7 +162,9 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self._tls = transport.get_extra_info("ssl_object")
-        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        self._poll.register(sock.fileno(), select.POLLIN)
         self._home.made()
 
     def data_received(self, data: bytes) -> None:

@@ -39,6 +39,8 @@ BEGUN = web.RequestKey("begun", web.StreamResponse)
 """The answer whose head is out."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ADMIN_PAGE = "/admin/"
+BODY_GRACE_S, MIN_BODY_RATE = 5.0, 1_024
+"""A body has so many seconds, and one more for each so many bytes that came: nobody drips one for half a minute."""
 MAX_EXPOSED = 8  # a URL has room for few; each costs a signature
 log = logging.getLogger("gateway.exchange")
 
@@ -171,7 +173,7 @@ class Exchanges:
     def finish(self, event: AuditEvent) -> None:
         """Record an exchange that is over."""
         self._recorder.record(event)
-        self._metrics.count("exchanges", event.surface, str(event.status), event.problem or "")
+        self._metrics.count("exchanges", event.surface, event.status, event.problem or "")
 
 
 async def receive(request: web.Request, timeout_s: float, max_bytes: int) -> bytes:
@@ -186,11 +188,13 @@ async def receive(request: web.Request, timeout_s: float, max_bytes: int) -> byt
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
     try:
-        async with asyncio.timeout(timeout_s):
+        began = asyncio.get_running_loop().time()
+        async with asyncio.timeout(min(timeout_s, BODY_GRACE_S)) as deadline:
             async for piece in request.content.iter_any():
                 received += piece
                 if len(received) > max_bytes:
                     raise too_large(max_bytes)
+                deadline.reschedule(began + min(timeout_s, BODY_GRACE_S + len(received) / MIN_BODY_RATE))
     except TimeoutError:
         raise Problem("request-timeout", "The request body did not arrive in time.") from None
     except web.RequestPayloadError:

@@ -6,9 +6,9 @@ Everything else takes the general way (`flow.py`), and so does every refusal: `t
 has happened, and the general way finds the same and says it. Both share the judging, deciding, header and record
 code; what is here is only how the bytes get from one socket to the other.
 
-What depends on a principal and a target alone is worked out once and kept (`Plan`): a target that the same token
-asks for again costs a look-up. That memory is bounded, and holds nothing that a change of the store could alter:
-a principal that was read anew is another key.
+What depends on the head and the target alone is worked out once and kept (`Plan`): the same bytes from the same
+token come to the same thing. Who asks, and whether they still may, is asked anew for every request: a plan is
+good only for the very principal it was made for, and one that was read anew from the store is another.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Protocol
 
+from aiohttp import HttpVersion11
 from aiohttp.http_parser import RawRequestMessage
 
 from gateway import headers, target
@@ -29,9 +30,10 @@ from gateway.flow import MAX_REFUSAL_BYTES, Flow, asks_the_store, flows, passed_
 from gateway.model import AuditEvent, Call, Decision, Principal
 from gateway.problem import Headers, Problem
 from gateway.tokens import PREFIX
+from gateway.upstream import UpstreamRequest
 
-PLANS = 4_096
-LONGEST_KEPT = 512
+PLANS = 2_048
+LONGEST_KEPT = 2_048
 TICK_S = 1.0
 MIN_READ_RATE = 1_024
 """Bytes a second below which a client that reads counts as one that does not."""
@@ -60,11 +62,18 @@ class Client(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a principal's request for a target comes to; `answer` are the answer's standing header lines."""
+    """What one head for one target comes to, for the principal it was worked out for.
 
+    `wire` is the request as it goes upstream; `answer` are the standing header lines of the answer.
+    """
+
+    authorization: str
+    forwarded_for: tuple[str, ...]
     principal: Principal
     call: Call
     decision: Decision
+    request: UpstreamRequest
+    wire: bytes
     answer: bytes
 
 
@@ -74,29 +83,31 @@ class Lean:
     def __init__(self, flow: Flow, exchanges: Exchanges) -> None:
         self._flow = flow
         self._exchanges = exchanges
-        self._plans: dict[tuple[int, str], Plan] = {}
+        self._plans: dict[tuple[str, headers.Pairs], Plan] = {}
         self._active: set[Exchange] = set()
         self._stall_s = flow.limits.body_timeout_s
 
     def take(self, client: Client, peer: str, message: RawRequestMessage) -> Exchange | None:
         """Begin the exchange of one parsed request without a body; None, with nothing done, to leave it."""
-        flow = self._flow
-        if message.method != "GET" or message.version != (1, 1):
+        if message.method != "GET" or message.version != HttpVersion11:
             return None
+        flow = self._flow
         try:
-            head = headers.judge("GET", (1, 1), message.raw_headers)
-            address = flow.authenticator.client(peer, head.forwarded_for)
-            principal = flow.authenticator.remembered(head.authorization, address)
-            if principal is None or head.length != 0 or flow.rate.spent(principal.token_id):
+            plan = self._plans.get((message.path, message.raw_headers)) or self._plan(peer, message)
+            if plan is None:
                 return None
-            plan = self._plans.get((id(principal), message.path))
-            if plan is None or plan.principal is not principal:
-                plan = self._plan(principal, head.host, message.path)
+            # Who asks, from where, and whether they still may, is asked anew for every request.
+            address = flow.authenticator.client(peer, plan.forwarded_for)
+            principal = flow.authenticator.remembered(plan.authorization, address)
+            if principal is not plan.principal:
+                plan = self._plan(peer, message)
                 if plan is None:
                     return None
-            request = flow.prepare("GET", message.path, message.raw_headers, principal, plan.call, b"")
+                principal = plan.principal
+            if flow.rate.spent(principal.token_id):
+                return None
             exchange = Exchange(self, client, message, plan)
-            connection = flow.upstream.begin(request, exchange)
+            connection = flow.upstream.begin(plan.request, plan.wire, exchange)
             if connection is None:
                 return None
         except Problem:  # the general way will find it too, and say it
@@ -107,21 +118,31 @@ class Lean:
         self._active.add(exchange)
         return exchange
 
-    def _plan(self, principal: Principal, host: str, raw: str) -> Plan | None:
+    def _plan(self, peer: str, message: RawRequestMessage) -> Plan | None:
         """Raises: Problem for what is refused. None for what only the general way can settle."""
+        flow, raw = self._flow, message.path
         if raw[:5] != "/api/" or PREFIX in raw or PREFIX in target.fully_decoded(raw):
             return None
-        call = self._flow.catalogue.identify("GET", target.judge(raw, host, len(raw)))
+        head = headers.judge("GET", (1, 1), message.raw_headers)
+        address = flow.authenticator.client(peer, head.forwarded_for)
+        principal = flow.authenticator.remembered(head.authorization, address)
+        if head.authorization is None or principal is None or head.length != 0 or head.expects_continue:
+            return None
+        call = flow.catalogue.identify("GET", target.judge(raw, head.host, len(raw)))
         if call.operation.effect != "read" or asks_the_store(principal, call):
             return None
-        decision = self._flow.judged(principal, call, None)
+        decision = flow.judged(principal, call, None)
         if not decision.allowed or not reaches(principal, call):
             return None
-        plan = Plan(principal, call, decision, _lines((*standing_fields(principal), ("Via", headers.VIA))))
-        if len(raw) <= LONGEST_KEPT:
+        request = flow.prepare("GET", raw, message.raw_headers, principal, call, b"")
+        plan = Plan(
+            head.authorization, head.forwarded_for, principal, call, decision, request,
+            flow.upstream.encode(request), _lines((*standing_fields(principal), ("Via", headers.VIA))),
+        )  # fmt: skip
+        if len(plan.wire) <= LONGEST_KEPT:
             if len(self._plans) >= PLANS:
                 self._plans.clear()
-            self._plans[(id(principal), raw)] = plan
+            self._plans[(raw, message.raw_headers)] = plan
         return plan
 
     def over(self, exchange: Exchange, event: AuditEvent) -> None:

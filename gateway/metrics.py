@@ -22,10 +22,10 @@ class Metrics:
     """The numbers of one process. A gauge is asked when the text is made."""
 
     def __init__(self) -> None:
-        self._counts: dict[tuple[str, tuple[str, ...]], int] = {}
+        self._counts: dict[tuple[str, tuple[str | int, ...]], int] = {}
         self._gauges: dict[str, tuple[str, Callable[[], float]]] = {}
 
-    def count(self, name: str, *labels: str) -> None:
+    def count(self, name: str, *labels: str | int) -> None:
         """Add one to a counter of the catalogue. Raises: KeyError for a name that is not in it."""
         key = (name, labels)
         if key not in self._counts and len(COUNTERS[name][1]) != len(labels):
@@ -35,7 +35,7 @@ class Metrics:
     def gauge(self, name: str, what: str, ask: Callable[[], float]) -> None:
         self._gauges[name] = (what, ask)
 
-    def value(self, name: str, *labels: str) -> int:
+    def value(self, name: str, *labels: str | int) -> int:
         return self._counts.get((name, labels), 0)
 
     def text(self) -> str:

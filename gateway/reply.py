@@ -46,6 +46,8 @@ _BARE_LF = re.compile(rb"(?<!\r)\n")
 # What upstreams send again and again is judged once. Bounded: an upstream that varies it costs time, not memory.
 _names: dict[bytes, bytes] = {}
 _status_lines: dict[bytes, tuple[bool, int]] = {}
+_lines: dict[bytes, tuple[bytes, bytes]] = {}
+"""Whole lines of end-to-end headers, as they were judged."""
 _MAX_KNOWN = 512
 
 _HEAD, _LENGTH, _CLOSE, _SIZE, _DATA, _DATA_END, _TRAILERS, _ENDED = range(8)
@@ -210,13 +212,17 @@ class Parser:
         chunked = False
         options = b""
         for line in lines[1:]:
+            known = _lines.get(line)
+            if known is not None:
+                headers.append(known)
+                continue
             name, colon, value = line.partition(b":")
             lower = _names.get(name) or _read_name(name)
             if not colon:
                 raise Invalid("header without a colon")
             value = value.strip(b"\t ")
             if lower not in HOP_BY_HOP:
-                headers.append((lower, value))
+                headers.append(_remember_line(line, (lower, value)))
             elif lower == b"content-length":
                 # RFC 9112 6.3 (5). Two that agree are refused as well: nobody who means well sends two.
                 if length is not None or not value.isdigit() or len(value) > MAX_LENGTH_DIGITS:
@@ -379,6 +385,14 @@ def _read_status_line(line: bytes) -> tuple[bool, int]:
     if len(_status_lines) < _MAX_KNOWN and len(line) < 64:
         _status_lines[line] = known
     return known
+
+
+def _remember_line(line: bytes, header: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    if len(line) <= 128:
+        if len(_lines) >= _MAX_KNOWN:  # dates and ids never come again: what does will be back at once
+            _lines.clear()
+        _lines[line] = header
+    return header
 
 
 def _read_name(name: bytes) -> bytes:

@@ -93,15 +93,16 @@ class Upstream:
         "upstream-unreachable", "upstream-invalid" or "upstream-timeout" on entering; ValueError at once for a
         request that must not be written, which is a mistake of the caller's.
         """
-        return Reply(self, request, self._encode(request))
+        return Reply(self, request, self.encode(request))
 
-    def begin(self, request: UpstreamRequest, sink: Sink) -> Connection | None:
+    def begin(self, request: UpstreamRequest, wire: bytes, sink: Sink) -> Connection | None:
         """Sends `request` on an idle connection, without a task; None, with nothing sent, when there is none.
 
-        The connection is the caller's to pause, resume and abort until the sink hears `on_done` or `on_error`.
-        Raises: Problem "overloaded"; ValueError as `open`.
+        `wire` is what `encode` made of it: who sends the same request again and again encodes it once. The
+        connection is the caller's to pause, resume and abort until the sink hears `on_done` or `on_error`.
+        Raises: Problem "overloaded".
         """
-        return self._begin(request, self._encode(request), sink)
+        return self._begin(request, wire, sink)
 
     async def close(self) -> None:
         """Aborts every connection, and waits until the loop has let go of them. No exchange begins after."""
@@ -259,7 +260,7 @@ class Upstream:
             if connection.sink is not None:
                 connection.tick(self.settings)
 
-    def _encode(self, request: UpstreamRequest) -> bytes:
+    def encode(self, request: UpstreamRequest) -> bytes:
         """Head and body as they go out. Raises: ValueError for what would be read as something else there."""
         method, target, body = request.method, request.target, request.body
         if isinstance(target, str):

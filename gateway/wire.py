@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,8 @@ log = logging.getLogger("gateway.wire")
 """Never written to with what a client sent."""
 
 LINGER_S = 2.0
+SEND_BUFFER = 262_144
+"""Bytes the kernel keeps for a client that reads slowly. Left to itself it would take megabytes, for each."""
 TOO_MANY_HEADERS = "Too many headers received"
 """aiohttp's parser has no class for it. Were the text to change, the answer would be a 400 instead of a 431."""
 
@@ -41,11 +44,12 @@ TOO_MANY_HEADERS = "Too many headers received"
 class Handler(RequestHandler):
     """One client connection. What it serves itself is an `Exchange` of the short way; the rest is aiohttp's."""
 
-    __slots__ = ("_exchange", "_gateway", "_head_timer", "_over", "_peer")
+    __slots__ = ("_exchange", "_gateway", "_head_timer", "_lean", "_over", "_peer")
 
     def __init__(self, server: Server, *, loop: asyncio.AbstractEventLoop, **settings: Any) -> None:
         super().__init__(server, loop=loop, **settings)
         self._gateway = server
+        self._lean = server.lean
         self._head_timer: asyncio.TimerHandle | None = None
         self._exchange: Exchange | None = None
         self._over: asyncio.Future[None] | None = None
@@ -53,6 +57,9 @@ class Handler(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         name = transport.get_extra_info("peername")
         self._peer = str(name[0]) if isinstance(name, tuple | list) else ""
         self._await_head()
@@ -66,33 +73,46 @@ class Handler(RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._idle_or_exchanging():
-            self._receive(data)
-        else:
+        if self._lean is None or not self._ours_to_read():
             super().data_received(data)
+        elif self._receive(data):
+            return
         if self._exchange is not None or self._current_request is not None or self._messages:
             self._stop_timer()
         elif self._head_timer is None and self.transport is not None and data:
             self._await_head()  # the first bytes of a next request on a connection kept alive
 
-    def _idle_or_exchanging(self) -> bool:
+    def _ours_to_read(self) -> bool:
         """Whether aiohttp's own loop waits for a request, or for the end of an exchange of the short way."""
-        if self._gateway.lean is None or self._force_close or self._close:
-            return False
         if self._payload_parser is not None or self._upgraded or self._buffer_paused:
+            return False
+        if self._force_close or self._close:
             return False
         waiter = self._waiter
         return self._exchange is not None or (waiter is not None and not waiter.done() and not self._messages)
 
-    def _receive(self, data: bytes) -> None:
-        """As `RequestHandler.data_received`, but a request that can go the short way does."""
-        messages, upgraded, tail = self._parsed(data)
+    def _receive(self, data: bytes) -> bool:
+        """As `RequestHandler.data_received`, but a request that can go the short way does: True when one did."""
+        parser = self._parser
+        assert parser is not None  # it goes with the connection
+        try:
+            messages, upgraded, tail = parser.feed_data(data)
+        except http_exceptions.HttpProcessingError as exc:
+            messages = ((_ErrInfo(status=400, exc=exc, message=exc.message), EMPTY_PAYLOAD),)  # type: ignore[assignment]
+            upgraded, tail = False, b""
         if not messages:
-            return
+            return False
         if len(messages) == 1 and self._exchange is None and not upgraded:
             message, payload = messages[0]
-            if payload is EMPTY_PAYLOAD and type(message) is RawRequestMessage and self._take(message):
-                return
+            if payload is EMPTY_PAYLOAD and type(message) is RawRequestMessage:
+                self._exchange = self._lean.take(self, self._peer, message) if self._lean else None
+                if self._exchange is not None:
+                    parser.message_consumed()
+                    self._request_count += 1
+                    self._gateway.requests_count += 1
+                    if self._head_timer is not None:
+                        self._stop_timer()
+                    return True
         for each in messages:
             self._request_count += 1
             self._messages.append(each)
@@ -103,26 +123,7 @@ class Handler(RequestHandler):
         self._upgraded = upgraded
         if upgraded and tail:
             self._message_tail = tail
-
-    def _parsed(self, data: bytes) -> tuple[Any, bool, bytes]:
-        assert self._parser is not None  # it goes with the connection
-        try:
-            return self._parser.feed_data(data)
-        except http_exceptions.HttpProcessingError as exc:
-            return ((_ErrInfo(status=400, exc=exc, message=exc.message), EMPTY_PAYLOAD),), False, b""
-
-    def _take(self, message: RawRequestMessage) -> bool:
-        lean = self._gateway.lean
-        exchange = None if lean is None else lean.take(self, self._peer, message)
-        if exchange is None:
-            return False
-        self._exchange = exchange
-        if self._parser is not None:
-            self._parser.message_consumed()
-        self._request_count += 1
-        if self._manager is not None:
-            self._manager.requests_count += 1
-        return True
+        return False
 
     def _wake(self) -> None:
         waiter = self._waiter
@@ -208,6 +209,8 @@ class Handler(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """The answer to what cannot be parsed, without a word of what it was."""
+        if isinstance(exc, ConnectionError):  # the client has gone, and `start` knows what to do
+            raise exc
         problem = Problem("internal-error")
         if status == 400:
             problem = _parse_problem(exc, self._gateway.line_limit)

@@ -117,6 +117,7 @@ class Running:
 
     def records(self) -> list[dict[str, Any]]:
         """The decision records written so far."""
+        self.gateway.recorder.flush()
         path = Path(self.gateway.config.record.path)
         return [json.loads(line) for line in path.read_text().splitlines()]
 

@@ -276,7 +276,7 @@ async def test_bytes_that_the_loop_has_not_seen_yet_do_not_reach_the_next_reques
             with socket.fromfd(sock.fileno(), sock.family, sock.type) as raw_socket:
                 raw_socket.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
             sent.set()
-            second.set_result(upstream.begin(GET, heard))
+            second.set_result(upstream.begin(GET, upstream.encode(GET), heard))
         await peer.gone()
 
     class Heard:

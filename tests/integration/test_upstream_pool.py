@@ -333,12 +333,12 @@ class Heard:
 @both_loops
 async def test_begin_needs_an_idle_connection_and_sends_nothing_without_one():
     async with facing(answers(OK)) as (_, upstream):
-        assert upstream.begin(GET, Heard()) is None
+        assert upstream.begin(GET, upstream.encode(GET), Heard()) is None
         assert upstream.stats() == Stats(0, 0, 0)
         assert upstream._shares == {}
         await fetch(upstream)
         heard = Heard()
-        assert upstream.begin(GET, heard) is not None
+        assert upstream.begin(GET, upstream.encode(GET), heard) is not None
         assert upstream.stats() == Stats(1, 0, 1)
         await heard.over.wait()
         assert heard.calls == [("whole", 200, 2, b"ok"), ("done",)]
@@ -354,12 +354,12 @@ async def test_the_connection_is_free_for_the_next_request_inside_on_done():
             def on_done(self):
                 self.calls.append(("done",))
                 if len(raw.requests) < 5:
-                    assert upstream.begin(GET, self) is not None
+                    assert upstream.begin(GET, upstream.encode(GET), self) is not None
                 else:
                     self.over.set()
 
         heard = Chain()
-        upstream.begin(GET, heard)
+        upstream.begin(GET, upstream.encode(GET), heard)
         await heard.over.wait()
         assert (raw.connections, len(raw.requests)) == (1, 5)
 
@@ -370,7 +370,7 @@ async def test_an_answer_in_parts_is_told_in_parts():
     async with facing(answers(*parts, pause_s=0.02)) as (_, upstream):
         await fetch(upstream)
         heard = Heard()
-        upstream.begin(GET, heard)
+        upstream.begin(GET, upstream.encode(GET), heard)
         await heard.over.wait()
         assert heard.calls == [("head", 200, 4), ("body", b"ab"), ("body", b"cd"), ("done",)]
 
@@ -381,7 +381,7 @@ async def test_a_sink_is_told_whether_it_may_try_again(request_, again):
     async with facing(stale()) as (_, upstream):
         await fetch(upstream)
         heard = Heard()
-        upstream.begin(request_, heard)
+        upstream.begin(request_, upstream.encode(request_), heard)
         await heard.over.wait()
         assert heard.calls == [("error", "upstream-unreachable", again)]
 
@@ -418,7 +418,7 @@ async def test_a_sink_may_abort_from_inside_any_call_and_hears_nothing_more(call
                 return abort
 
         heard = Aborting()
-        connection = upstream.begin(GET, heard)
+        connection = upstream.begin(GET, upstream.encode(GET), heard)
         await asyncio.sleep(0.04)
         assert upstream.stats().busy == 0
         assert upstream.stats().open == (0 if heard.aborted else 1)
@@ -437,7 +437,7 @@ async def test_a_paused_connection_is_silent_until_it_is_resumed():
                 connection.pause()
 
         heard = Pausing()
-        connection = upstream.begin(GET, heard)
+        connection = upstream.begin(GET, upstream.encode(GET), heard)
         await asyncio.sleep(0.12)
         assert [call[0] for call in heard.calls] == ["head"]
         connection.resume()
@@ -462,7 +462,7 @@ async def test_time_before_a_pause_does_not_count_after_it(monkeypatch):
     async with facing(script, gap_timeout_s=0.3) as (_, upstream):
         await fetch(upstream)
         heard = Heard()
-        connection = upstream.begin(GET, heard)
+        connection = upstream.begin(GET, upstream.encode(GET), heard)
         await asyncio.sleep(0.2)
         connection.pause()
         connection.resume()
@@ -475,7 +475,7 @@ async def test_a_connection_that_is_closing_can_be_paused_and_resumed_without_ha
     async with facing(answers(OK)) as (_, upstream):
         await fetch(upstream)
         heard = Heard()
-        connection = upstream.begin(GET, heard)
+        connection = upstream.begin(GET, upstream.encode(GET), heard)
         connection.transport.abort()
         connection.pause()
         connection.resume()
@@ -503,7 +503,7 @@ async def test_a_pause_at_the_very_end_does_not_leave_an_idle_connection_deaf():
                     connection.pause()
 
         heard = Pausing()
-        connection = upstream.begin(GET, heard)
+        connection = upstream.begin(GET, upstream.encode(GET), heard)
         await heard.over.wait()
         assert upstream.stats().idle == 1
         await asyncio.sleep(0.06)
@@ -515,8 +515,8 @@ async def test_a_share_at_its_bound_is_refused_in_the_face_of_callbacks_too():
     async with RawUpstream(numbered()) as raw, a_pool(raw.url, max_connections_per_token=1) as upstream:
         await fetch(upstream)
         heard = Heard()
-        assert upstream.begin(GET, heard) is not None
+        assert upstream.begin(GET, upstream.encode(GET), heard) is not None
         with pytest.raises(Problem) as caught:
-            upstream.begin(GET, Heard())
+            upstream.begin(GET, upstream.encode(GET), Heard())
         assert caught.value.kind == "overloaded"
         await heard.over.wait()

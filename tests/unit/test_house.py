@@ -29,7 +29,7 @@ LADDER = str.split("""
 model problem tomlfile config
 tokens target headers body operation policyfile policy cases ratelimit metrics
 reply connection upstream store audit verdicts authenticate issue
-exchange ops flow selfservice oauth admin lean wire
+exchange ops flow selfservice oauth admin lean wire selftest
 app serve sandbox demo cli __main__
 """)
 

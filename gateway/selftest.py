@@ -1,0 +1,117 @@
+"""Whether the short way still fits the aiohttp that is installed: asked once, at the start.
+
+`wire.Handler` leans on private parts of aiohttp's connection class, which may move in any release. Here they are
+looked for by name, and then driven through an in-memory transport. What does not fit turns the short way off,
+loudly; the general way needs none of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+from aiohttp import web
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.web_protocol import RequestHandler
+
+from gateway.config import Limits
+from gateway.exchange import Exchanges
+from gateway.lean import Exchange, Lean
+from gateway.wire import Server
+
+LEANED_ON = (
+    "_parser", "_messages", "_waiter", "_upgraded", "_message_tail", "_buffer_paused", "_max_msg_queue_size",
+    "_payload_parser", "_pause_reading_for_buffer", "_force_close", "_close", "_request_count", "_current_request",
+    "_next_keepalive_close_time", "_keepalive_timeout", "_process_keepalive", "_keepalive_handle", "_loop",
+)  # fmt: skip
+GET = b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+async def what_moved() -> str | None:
+    """What of aiohttp is not where the short way expects it, in words; None when all is well."""
+    missing = [name for name in LEANED_ON if not hasattr(RequestHandler, name)]
+    if missing:
+        return f"RequestHandler lacks {', '.join(missing)}"
+    served: list[str] = []
+
+    async def serve(request: web.BaseRequest) -> web.StreamResponse:
+        served.append(request.path)
+        return web.Response()
+
+    lean, transport = _Lean(), _Transport()
+    server = Server(web.Server(serve), cast(Exchanges, None), Limits(), cast(Lean, lean))
+    connection = server()
+    try:
+        connection.connection_made(transport)
+        await asyncio.sleep(0)
+        connection.data_received(GET % 1)  # taken
+        connection.data_received(GET % 2 + GET % 3)  # pipelined behind it: to wait, in order
+        await asyncio.sleep(0)
+        if (lean.seen, served) != (["/1"], []):
+            return "a request was not offered to the short way, or one behind it did not wait"
+        cast(Any, connection).exchanged(False)
+        await _until(lambda: len(served) == 2)
+        waited = list(served)
+        connection.data_received(b"POST /4 HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nok")
+        await _until(lambda: len(served) == 3)
+        if (lean.seen, waited, served) != (["/1"], ["/2", "/3"], ["/2", "/3", "/4"]):
+            return "requests behind an exchange, or with a body, did not take the general way in order"
+    except Exception as error:
+        return f"driving a connection ended in {type(error).__name__}"
+    finally:
+        connection.connection_lost(None)
+    return None
+
+
+async def _until(true: Any) -> None:
+    for _ in range(100):
+        if true():
+            return
+        await asyncio.sleep(0)
+
+
+class _Lean:
+    """Takes the first request, and leaves every other."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def take(self, client: object, peer: str, message: RawRequestMessage) -> Exchange | None:
+        if self.seen:
+            return None
+        self.seen.append(message.path)
+        return cast(Exchange, _Exchange())
+
+
+class _Exchange:
+    def left(self) -> None:
+        """The connection has gone."""
+
+
+class _Transport(asyncio.Transport):
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """To nobody."""
+
+    def writelines(self, list_of_data: Any) -> None:
+        """To nobody."""
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def abort(self) -> None:
+        """Nothing is open."""
+
+    def pause_reading(self) -> None:
+        """Nothing is read."""
+
+    def resume_reading(self) -> None:
+        """Nothing is read."""
+
+    def get_write_buffer_size(self) -> int:
+        return 0
