@@ -82,7 +82,7 @@ async def test_a_body_has_its_length_and_so_has_a_missing_one_where_it_matters(m
 )
 async def test_the_host_is_the_configured_one_with_a_port_unless_it_is_the_default(url, host):
     async with a_pool(url) as upstream:
-        assert b"\r\nHost: " + host + b"\r\n" in upstream._encode(GET)
+        assert b"\r\nHost: " + host + b"\r\n" in upstream.encode(GET)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ async def test_the_names_that_are_remembered_are_bounded():
 
     async with a_pool("http://127.0.0.1:9") as upstream:
         for i in range(1_000):
-            upstream._encode(UpstreamRequest("GET", "/", ((b"X-%d" % i, b""),)))
+            upstream.encode(UpstreamRequest("GET", "/", ((b"X-%d" % i, b""),)))
     assert len(module._prefixes) <= 512
 
 
