@@ -41,6 +41,10 @@ MIN_READ_RATE = 1_024
 _STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
+WAITING, LOOKED_AT, FLOWING, CHUNKED, ENDED = range(5)
+"""How far an exchange is: no head yet; a refusal that is read whole; a body with a length; without; over."""
+
+
 class Client(Protocol):
     """What an exchange needs of the client's connection (`wire.Handler`)."""
 
@@ -164,10 +168,14 @@ class Lean:
 class Exchange:
     """One request on the short way, from the moment it went upstream. The sink of its answer (`reply.Sink`)."""
 
-    __slots__ = (
-        "_client", "_close", "_connection", "_event", "_lean", "_message", "_pieces", "_plan", "_spent",
-        "_stalled_s", "_state", "_unsent",
-    )  # fmt: skip
+    # Most answers come whole and need none of these: defaults of the class.
+    _connection: Connection | None = None
+    _event: AuditEvent
+    _spent: Headers
+    _state = WAITING
+    _pieces: tuple[bytes, ...] = ()
+    _stalled_s = 0.0
+    _unsent = 0
 
     def __init__(self, lean: Lean, client: Client, message: RawRequestMessage, plan: Plan) -> None:
         self._lean = lean
@@ -175,13 +183,9 @@ class Exchange:
         self._message = message
         self._plan = plan
         self._close = message.should_close
-        self._state = WAITING
-        self._pieces: list[bytes] = []
-        self._stalled_s = 0.0
-        self._unsent = 0
 
     def begun(self, connection: Connection, event: AuditEvent, spent: Headers) -> None:
-        self._connection: Connection | None = connection
+        self._connection = connection
         self._event = event
         self._spent = spent
 
@@ -197,7 +201,7 @@ class Exchange:
                 self._client.send(head + body)
             else:
                 self._state = LOOKED_AT
-                self._pieces.append(body)
+                self._pieces = (body,)
         except Problem as problem:
             self._refuse(problem)
 
@@ -216,7 +220,7 @@ class Exchange:
     def on_body(self, data: bytes) -> None:
         if self._state == LOOKED_AT:
             if sum(map(len, self._pieces)) <= MAX_REFUSAL_BYTES:
-                self._pieces.append(data)
+                self._pieces += (data,)
             return
         self._event.bytes_out += len(data)
         self._client.send(data if self._state == FLOWING else b"%x\r\n%b\r\n" % (len(data), data))
@@ -338,9 +342,6 @@ class Exchange:
             b"Connection: close\r\n" if self._close else b"",
         )
 
-
-WAITING, LOOKED_AT, FLOWING, CHUNKED, ENDED = range(5)
-"""How far an exchange is: no head yet; a refusal that is read whole; a body with a length; without; over."""
 
 _now: tuple[int, bytes] = (0, b"")
 

@@ -27,10 +27,12 @@ class Metrics:
 
     def count(self, name: str, *labels: str | int) -> None:
         """Add one to a counter of the catalogue. Raises: KeyError for a name that is not in it."""
-        key = (name, labels)
-        if key not in self._counts and len(COUNTERS[name][1]) != len(labels):
-            raise KeyError(name)
-        self._counts[key] = self._counts.get(key, 0) + 1
+        try:
+            self._counts[name, labels] += 1
+        except KeyError:
+            if len(COUNTERS[name][1]) != len(labels):
+                raise
+            self._counts[name, labels] = 1
 
     def gauge(self, name: str, what: str, ask: Callable[[], float]) -> None:
         self._gauges[name] = (what, ask)

@@ -155,7 +155,6 @@ class Decision:
 Outcome = Literal["complete", "refused", "aborted", "cut", "bug"]
 
 
-@dataclass(slots=True)
 class AuditEvent:
     """One exchange, as it will be recorded. Filled in as the request goes along; written once, at the end.
 
@@ -168,11 +167,7 @@ class AuditEvent:
     so the client's connection was broken off); bug.
     """
 
-    request_id: str
-    began: float
-    surface: str = "proxy"
-    method: str = ""
-    client: str = ""
+    # Defaults of the class, not set one by one for every request: most stay as they are.
     principal: Principal | None = None
     call: Call | None = None
     decision: Decision | None = None
@@ -184,3 +179,12 @@ class AuditEvent:
     bytes_in: int = 0
     bytes_out: int = 0
     outcome: Outcome = "complete"
+
+    def __init__(
+        self, request_id: str, began: float, surface: str = "proxy", method: str = "", client: str = ""
+    ) -> None:
+        self.request_id = request_id
+        self.began = began
+        self.surface = surface
+        self.method = method
+        self.client = client

@@ -7,6 +7,7 @@ import json
 import os
 import resource
 from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
@@ -35,9 +36,10 @@ END = {"status", "problem", "upstream_status", "outcome", "bytes_in", "bytes_out
 
 
 def an_event(**changes):
-    return AuditEvent(
-        **({"request_id": "r1", "began": NOW - 0.25, "method": "PUT", "client": "::1"} | changes)
-    )
+    event = AuditEvent("r1", NOW - 0.25, method="PUT", client="::1")
+    for name, value in changes.items():
+        setattr(event, name, value)
+    return event
 
 
 def a_full_event():
@@ -198,3 +200,29 @@ def test_a_dash_is_standard_output_and_stays_open(capfd):
         "out",
         "still open",
     ]
+
+
+def test_allowed_reads_are_written_together_and_never_out_of_order(path):
+    later = []
+    made = Recorder(str(path), lambda: "digest", lambda: NOW, lambda _, act: later.append(act))
+    read = Call(replace(OPERATION, effect="read"), "2022-08-01", "33", "json")
+    made.record(an_event(call=read, request_id="r1"))
+    made.record(an_event(call=read, request_id="r2"))
+    assert lines(path) == []
+    made.record(an_event(problem="denied", request_id="r3"))
+    assert [line["request_id"] for line in lines(path)] == ["r1", "r2", "r3"]
+    made.record(an_event(call=read, request_id="r4"))
+    later[-1]()
+    assert [line["request_id"] for line in lines(path)] == ["r1", "r2", "r3", "r4"]
+    made.record(an_event(call=read, request_id="r5"))
+    made.close()
+    assert lines(path)[-1]["request_id"] == "r5"
+
+
+def test_no_more_than_sixty_four_lines_wait(path):
+    made = Recorder(str(path), lambda: "digest", lambda: NOW, lambda _, act: None)
+    read = Call(replace(OPERATION, effect="read"), "2022-08-01", "33", "json")
+    for _ in range(64):
+        made.record(an_event(call=read))
+    assert len(lines(path)) == 64
+    made.close()
