@@ -104,8 +104,9 @@ class Authenticator:
         epoch = self._store.epoch()  # before the look-up: what changes after it changes this too
         try:
             token, user = await self._live(claims)
-        except Problem:
-            self._verdicts.forget(authorization)
+        except Problem as problem:
+            if problem.kind == "invalid-token":  # a store that cannot answer says nothing about the token
+                self._verdicts.forget(authorization)
             raise
         principal = as_principal(token, user)
         self._verdicts.remember(authorization, Verdict(claims, principal, epoch))

@@ -91,6 +91,8 @@ class Exchanges:
 
     async def _answer(self, request: web.Request, handler: Handler, event: AuditEvent) -> web.StreamResponse:
         try:
+            if request.protocol.writing_paused:  # who takes no answers is not worked for until they do
+                await request.writer.drain()
             # The version a lying head claims is judged too, so this comes before anything reads it.
             claimed = request.get(CLAIMED, request.version)
             request[HEAD] = headers.judge(request.method, (claimed.major, claimed.minor), request.raw_headers)

@@ -138,7 +138,7 @@ class Flow:
             return answer
         response = web.StreamResponse(status=reply.status)
         response.headers.extend(
-            (name.decode(), value.decode("latin-1")) for name, value in headers.to_client(reply.headers)
+            (name.decode(), value.decode()) for name, value in headers.to_client(reply.headers, reply.status)
         )
         response.headers.extend((*spent, ("Via", headers.VIA)))
         response.content_length = reply.length if reply.status != 204 else None

@@ -25,6 +25,7 @@ NAME = re.compile(rb"[A-Za-z0-9-]+")
 HOST = re.compile(r"(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?", re.ASCII)
 LENGTH = re.compile(rb"[0-9]{1,15}")
 BEARER = re.compile(r"bearer +([^ ]+)", re.ASCII | re.IGNORECASE)
+CLEAN = re.compile(rb"[\x20-\x7e]*")
 PLAIN = re.compile(rb"[\x20-\x7e]{1,256}")
 JSON_TYPE = re.compile(r'application/json(?:; ?charset="?utf-8"?)?', re.ASCII | re.IGNORECASE)
 
@@ -239,9 +240,15 @@ def _ours(credential: str, form: str, has_body: bool) -> tuple[tuple[bytes, byte
     return (*made, (b"authorization", credential.encode("ascii")))
 
 
-def to_client(reply: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The headers of a reply that may travel on; names arrive in lower case, values checked by `reply.py`."""
-    return [(TO_CLIENT[name], value) for name, value in reply if name in TO_CLIENT]
+def to_client(reply: Iterable[tuple[bytes, bytes]], status: int = 200) -> list[tuple[bytes, bytes]]:
+    """The headers of a reply that may travel on; names arrive in lower case.
+
+    A value that is not printable ASCII stays here. Content without a type gets the one that nothing guesses from.
+    """
+    kept = [(TO_CLIENT[name], value) for name, value in reply if name in TO_CLIENT and CLEAN.fullmatch(value)]
+    if status != 204 and not any(name == b"Content-Type" for name, _ in kept):
+        kept.append((b"Content-Type", b"application/octet-stream"))
+    return kept
 
 
 def is_json(content_type: str) -> bool:

@@ -32,8 +32,8 @@ from gateway.problem import Headers, Problem
 from gateway.tokens import PREFIX
 from gateway.upstream import UpstreamRequest
 
-PLANS = 2_048
-LONGEST_KEPT = 2_048
+PLANS = 1_024
+LONGEST_KEPT = 4_096
 TICK_S = 1.0
 MIN_READ_RATE = 1_024
 """Bytes a second below which a client that reads counts as one that does not."""
@@ -143,7 +143,7 @@ class Lean:
             head.authorization, head.forwarded_for, principal, call, decision, request,
             flow.upstream.encode(request), _lines((*standing_fields(principal), ("Via", headers.VIA))),
         )  # fmt: skip
-        if len(plan.wire) <= LONGEST_KEPT:
+        if len(raw) + sum(len(name) + len(value) for name, value in message.raw_headers) <= LONGEST_KEPT:
             if len(self._plans) >= PLANS:
                 self._plans.clear()
             self._plans[(raw, message.raw_headers)] = plan
@@ -156,6 +156,8 @@ class Lean:
     def forget(self, exchange: Exchange) -> None:
         """An exchange that came to nothing, and will be another one's record."""
         self._active.discard(exchange)
+        self._flow.rate.give_back(exchange.token_id)
+        self._flow.upstream.distrust()
 
     async def watch(self) -> None:
         """Once a second, break off the answers whose clients have stopped reading."""
@@ -189,6 +191,10 @@ class Exchange:
         self._event = event
         self._spent = spent
 
+    @property
+    def token_id(self) -> str:
+        return self._plan.principal.token_id
+
     # -- what the upstream says (reply.Sink)
 
     def on_whole(self, status: int, reply: headers.Pairs, length: int | None, body: bytes) -> None:
@@ -219,8 +225,10 @@ class Exchange:
 
     def on_body(self, data: bytes) -> None:
         if self._state == LOOKED_AT:
-            if sum(map(len, self._pieces)) <= MAX_REFUSAL_BYTES:
-                self._pieces += (data,)
+            self._pieces += (data,)
+            if sum(map(len, self._pieces)) > MAX_REFUSAL_BYTES:  # as `flow._whole`: nothing of it counts
+                self._leave_upstream()
+                self._pass_on()
             return
         self._event.bytes_out += len(data)
         self._client.send(data if self._state == FLOWING else b"%x\r\n%b\r\n" % (len(data), data))
@@ -324,7 +332,7 @@ class Exchange:
 
     def _head(self, status: int, reply: headers.Pairs, length: int | None, chunked: bool) -> bytes:
         self._event.status = status
-        lines = b"".join([b"%b: %b\r\n" % pair for pair in headers.to_client(reply)])
+        lines = b"".join([b"%b: %b\r\n" % pair for pair in headers.to_client(reply, status)])
         if self._spent:
             lines += _lines(self._spent)
         return self._framed(status, lines + self._plan.answer, length, chunked)

@@ -55,6 +55,11 @@ class RateLimit:
         self._whole_at[key] = whole_at
         return self._headers(left, max(1, round(whole_at - now + 0.5)))
 
+    def give_back(self, key: str) -> None:
+        """Undo one `spend`: what it was spent for will be asked for again."""
+        if self.per_minute and key in self._whole_at:
+            self._whole_at[key] -= WINDOW_S / self.per_minute
+
     def spent(self, key: str) -> bool:
         """Whether nothing is left for a key, without spending any."""
         if not self.per_minute:

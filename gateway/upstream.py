@@ -121,6 +121,11 @@ class Upstream:
             except TimeoutError:
                 log.warning("connections outlive their pool: %d", self._alive)
 
+    def distrust(self) -> None:
+        """Let go of what is idle: it may well be as old as a connection that was found stale."""
+        for connection in list(self._idle):
+            self.drop(connection)
+
     def stats(self) -> Stats:
         """The connections at this moment, this process's."""
         total = len(self._all) + self._connecting

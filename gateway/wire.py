@@ -44,7 +44,7 @@ TOO_MANY_HEADERS = "Too many headers received"
 class Handler(RequestHandler):
     """One client connection. What it serves itself is an `Exchange` of the short way; the rest is aiohttp's."""
 
-    __slots__ = ("_exchange", "_gateway", "_head_timer", "_lean", "_over", "_peer")
+    __slots__ = ("_exchange", "_gateway", "_head_timer", "_lean", "_over", "_peer", "_reader_timer")
 
     def __init__(self, server: Server, *, loop: asyncio.AbstractEventLoop, **settings: Any) -> None:
         super().__init__(server, loop=loop, **settings)
@@ -52,6 +52,7 @@ class Handler(RequestHandler):
         self._lean = server.lean
         self._head_timer: asyncio.TimerHandle | None = None
         self._exchange: Exchange | None = None
+        self._reader_timer: asyncio.TimerHandle | None = None
         self._over: asyncio.Future[None] | None = None
         self._peer = ""
 
@@ -66,6 +67,8 @@ class Handler(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_timer()
+        if self._reader_timer is not None:
+            self._reader_timer.cancel()
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.left()
@@ -102,7 +105,7 @@ class Handler(RequestHandler):
             upgraded, tail = False, b""
         if not messages:
             return False
-        if len(messages) == 1 and self._exchange is None and not upgraded:
+        if len(messages) == 1 and self._exchange is None and not upgraded and not self._paused:
             message, payload = messages[0]
             if payload is EMPTY_PAYLOAD and type(message) is RawRequestMessage:
                 self._exchange = self._lean.take(self, self._peer, message) if self._lean else None
@@ -142,6 +145,8 @@ class Handler(RequestHandler):
     def exchanged(self, close: bool) -> None:
         self._exchange = None
         self._tell_over()
+        if self._paused:
+            self._await_reader()
         if close or self._close:
             self.force_close()
             return
@@ -153,6 +158,13 @@ class Handler(RequestHandler):
         self._exchange = None
         self._messages.appendleft((message, EMPTY_PAYLOAD))
         self._wake()
+        self._tell_over()
+
+    def close(self) -> None:
+        if self._exchange is None:
+            super().close()
+        else:  # aiohttp's own loop goes on waiting: the exchange may yet need it (`again`)
+            self._close = True
 
     def break_off(self) -> None:
         self._exchange = None
@@ -165,13 +177,32 @@ class Handler(RequestHandler):
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        self._pause_transport_reading()  # who does not take answers has no further requests read
         if self._exchange is not None:
             self._exchange.pause()
+        else:
+            self._await_reader()
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        if self._reader_timer is not None:
+            self._reader_timer.cancel()
+            self._reader_timer = None
+        if not self._reading_paused and not self._buffer_paused:
+            self._resume_transport_reading()
         if self._exchange is not None:
             self._exchange.resume()
+
+    def _await_reader(self) -> None:
+        if self._reader_timer is None:
+            limit_s = self._gateway.limits.body_timeout_s
+            self._reader_timer = self._loop.call_later(limit_s, self._reader_is_late)
+
+    def _reader_is_late(self) -> None:
+        """The client has not taken what was sent, and there is no exchange that would see to it."""
+        self._reader_timer = None
+        if self._paused and self._exchange is None:
+            break_off(self.transport)
 
     def _process_keepalive(self) -> None:
         if self._exchange is not None:  # not idle, though aiohttp's own loop is
