@@ -202,7 +202,7 @@ async def build(
     oauth = OAuth(config.public_url, keyring, store, authenticator, clock, limits)
     operations = Operations(store, recorder, policies, metrics)
     self_service = SelfService(authenticator, limits)
-    api = admin.TokensApi(exchanges, authenticator, issuer, store, tokens, limits, clock)
+    api = admin.TokensApi(exchanges, authenticator, issuer, store, tokens, limits, rate, clock)
     _gauges(metrics, upstream, recorder, policies)
 
     public, side = _application(exchanges), []

@@ -19,7 +19,7 @@ from gateway.model import Network, Owner, Principal
 from gateway.problem import Problem
 from gateway.ratelimit import RateLimit, client_network
 from gateway.store import Store, TokenRow, UserRow
-from gateway.verdicts import Queue, Verdict, Verdicts
+from gateway.verdicts import Queues, Verdict, Verdicts
 
 FATE = {
     "deleted": "The token was deleted.",
@@ -28,8 +28,8 @@ FATE = {
 }
 
 
-SUSPECTS_PER_S, SUSPECTS_AT_ONCE = 100.0, 256
-"""How many credentials of networks that guessed wrong too often are verified, at 150 µs of CPU each."""
+SUSPECTS_PER_S, SUSPECTS_AT_ONCE = 50.0, 64
+"""How many credentials of one network that guessed wrong too often are verified, at 150 µs of CPU each."""
 
 
 class Authenticator:
@@ -51,7 +51,7 @@ class Authenticator:
         self._clock = clock
         self._failures = failures
         self._verdicts = verdicts
-        self._suspects = Queue(SUSPECTS_PER_S, SUSPECTS_AT_ONCE)
+        self._suspects = Queues(SUSPECTS_PER_S, SUSPECTS_AT_ONCE)
         self._trusted_proxies = trusted_proxies
 
     def client(self, peer: str, forwarded_for: Sequence[str]) -> str:
@@ -89,17 +89,14 @@ class Authenticator:
         """The principal of a token, and remembered. A wrong guess costs its network more than it costs us."""
         claims = self._verdicts.claims(authorization)
         if claims is None:
-            if self._verdicts.never(text):
+            if self._verdicts.never(text) or not tokens.plausible(self._keyring, text):
                 raise Problem("invalid-token", tokens.REFUSED)
             if self._failures.spent(client_network(client)):
-                await self._suspects.wait()
+                await self._suspects.wait(client_network(client))
             try:
                 claims = self._claims(text)
             except Problem:
-                if text.startswith(
-                    tokens.PREFIX
-                ):  # anything else is refused before its signature costs a thing
-                    self._verdicts.remember_never(text[: tokens.MAX_TOKEN_CHARS + 1])
+                self._verdicts.remember_never(text)
                 raise
         epoch = self._store.epoch()  # before the look-up: what changes after it changes this too
         try:
@@ -140,10 +137,11 @@ class Authenticator:
             claims = self._claims(text)
         except Problem:
             return None
-        now = int(self._clock())
-        row = await self._store.mark_exposed(
-            tokens.jti_digest(claims.jti), at=now, rotate_by=now + exposed_hours * 3600
-        )
+        digest, now = tokens.jti_digest(claims.jti), int(self._clock())
+        found = await self._store.find(digest)
+        if found is None or found[0].exposed_at is not None or found[0].deleted_at is not None:
+            return None if found is None else found[0].id  # what is known already costs no write
+        row = await self._store.mark_exposed(digest, at=now, rotate_by=now + exposed_hours * 3600)
         return None if row is None else row.id
 
 

@@ -160,7 +160,7 @@ def _run(policies: PolicySet, catalogue: Catalogue, case: Case, file: str, line:
     except Problem as problem:  # such a request never meets a policy, so its case would say nothing about one
         text = f"no policy is asked about {case.request}: {problem.kind} {problem.detail}".rstrip()
         return CaseResult(case.name, file, line, False, text)
-    call = catalogue.with_body_keys(call, case.body_keys)
+    call = catalogue.with_keys(call, case.body_keys)
     principal = case.principal.principal()
     related = relation(principal.owner, call.operation, call.account_id, case.account_network)
     decision = policies.decide(principal, call.operation, related)

@@ -41,6 +41,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ADMIN_PAGE = "/admin/"
 BODY_GRACE_S, MIN_BODY_RATE = 5.0, 1_024
 """A body has so many seconds, and one more for each so many bytes that came: nobody drips one for half a minute."""
+MAX_DECODED = 16_384
 MAX_EXPOSED = 8  # a URL has room for few; each costs a signature
 log = logging.getLogger("gateway.exchange")
 
@@ -122,7 +123,7 @@ class Exchanges:
 
         Raises: Problem "credential-in-query" or "credential-in-body".
         """
-        plain = fully_decoded(text) if "%" in text else text
+        plain = fully_decoded(text) if "%" in text and len(text) <= MAX_DECODED else text
         if PREFIX not in plain and PREFIX not in text:
             return
         # One that was cut short is refused too: there is no other reason for such a text than a token.

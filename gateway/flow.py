@@ -1,6 +1,6 @@
 """One proxied request, its steps in reading order.
 
-receive -> authenticate -> identify the operation -> decide -> read the body -> limit -> forward -> answer
+receive -> authenticate -> identify the operation -> decide -> limit -> read the body -> forward -> answer
 
 Each step takes what the one before it made, so none can run early. The record is written by `exchange.py`,
 whatever happens. What is judged is what goes upstream, to the byte; what cannot be judged goes nowhere.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp import web
 
@@ -39,7 +39,7 @@ MAX_REFUSAL_BYTES = 65_536
 class Credentials:
     """The real upstream tokens, by account key; and whether a network's may serve those under it."""
 
-    by_account: Mapping[str, str]
+    by_account: Mapping[str, str] = field(repr=False)
     lend_network: bool
 
     def of(self, account: Account) -> str:
@@ -77,12 +77,13 @@ class Flow:
         principal = event.principal = await self.authenticator.principal(head.authorization, event.client)
         call = event.call = self.catalogue.identify(request.method, wanted)
         await self.decide(event, principal, call)
-        sent = await self.exchanges.receive_json(request, self.limits)
-        whole = self.catalogue.with_body_keys(call, sent.keys)
-        if whole is not call:  # the body replaces a stored set: that is another, graver effect
-            call = event.call = whole
-            await self.decide(event, principal, call)
         spent = self.rate.spend(principal.token_id)
+        sent = await self.exchanges.receive_json(request, self.limits)
+        if call.operation.effect != "read":
+            # What replaces a stored set is another, graver effect; and while a body comes, a token can be deleted.
+            call = event.call = self.catalogue.with_keys(call, sent.keys | wanted.query_names)
+            principal = event.principal = await self.authenticator.principal(head.authorization, event.client)
+            await self.decide(event, principal, call)
         prepared = self.prepare(request.method, wanted.raw, request.raw_headers, principal, call, sent.raw)
         if call.operation.effect != "read":
             self.recorder.begun(event)

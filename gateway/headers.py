@@ -24,7 +24,7 @@ Pairs = Sequence[tuple[bytes, bytes]]
 NAME = re.compile(rb"[A-Za-z0-9-]+")
 HOST = re.compile(r"(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?", re.ASCII)
 LENGTH = re.compile(rb"[0-9]{1,15}")
-BEARER = re.compile(r"bearer +([^ ]+)", re.ASCII | re.IGNORECASE)
+BEARER = re.compile(r"bearer {1,2}([^ ]+)", re.ASCII | re.IGNORECASE)
 CLEAN = re.compile(rb"[\x20-\x7e]*")
 PLAIN = re.compile(rb"[\x20-\x7e]{1,256}")
 JSON_TYPE = re.compile(r'application/json(?:; ?charset="?utf-8"?)?', re.ASCII | re.IGNORECASE)
@@ -183,7 +183,7 @@ def bearer(authorization: str | None) -> str:
     """
     if authorization is None:
         raise Problem("no-credential", "Send your token as 'Authorization: Bearer <token>'.")
-    found = BEARER.fullmatch(authorization.strip(" \t"))
+    found = BEARER.fullmatch(authorization)
     if found is None:
         if authorization.lower().startswith("bearer"):
             raise Problem("invalid-token", REFUSED)

@@ -129,10 +129,11 @@ class OAuth:
         if found is None or found[0].id != claims.token_id:
             return _ok({})
         token, user = found
-        await self.store.delete_token(
-            token.id, by=user.id, reason="presented at /oauth/revoke", at=int(self.clock())
-        )
         event.subject = token.id
+        if token.deleted_at is None:  # what is known already costs no write
+            await self.store.delete_token(
+                token.id, by=user.id, reason="presented at /oauth/revoke", at=int(self.clock())
+            )
         return _ok({})
 
     async def server_metadata(self, _: web.Request) -> web.Response:

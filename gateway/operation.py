@@ -191,8 +191,8 @@ class Catalogue:
             )
         return Call(operation, version, account_id, suffix)
 
-    def with_body_keys(self, call: Call, keys: Iterable[str]) -> Call:
-        """The call, counted as destroying when its body carries an array that replaces a stored set."""
+    def with_keys(self, call: Call, keys: Iterable[str]) -> Call:
+        """The call, counted as destroying when its body, or its query, carries an array that replaces a set."""
         destroying = self._destroying.get(call.operation)
         if destroying is None or not set(call.operation.replaces).intersection(keys):
             return call

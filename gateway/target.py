@@ -19,22 +19,28 @@ from gateway.problem import Problem
 PATH = re.compile(r"(?:/(?:[A-Za-z0-9._~-]|%[0-9A-F]{2})+)+", re.ASCII)
 QUERY = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,:=@/?|\[\]-]|%[0-9A-Fa-f]{2})*", re.ASCII)
 ABSOLUTE = re.compile(r"https?://([^/?#]*)(.*)", re.ASCII | re.DOTALL | re.IGNORECASE)
+BRACKETS = re.compile(r"[\[\]]+")
 ESCAPE = re.compile(r"%([0-9A-F]{2})", re.ASCII)
 UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 # Characters that would change how the path is cut if anything behind us decoded it once more.
 STRUCTURAL = frozenset("/\\%;?#")
 
 CREDENTIAL_NAMES = ("oauthtoken", "accesstoken", "refreshtoken")
+MAX_NAME = 256
 OVERRIDE_NAMES = frozenset({"method", "format"})
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A target in origin form that passed. `raw` is forwarded; `segments` are the path's, without the first /."""
+    """A target in origin form that passed. `raw` is forwarded; `segments` are the path's, without the first /.
+
+    `query_names` are the names of the query's parameters, and what stands in their brackets.
+    """
 
     raw: str
     path: str
     segments: tuple[str, ...]
+    query_names: frozenset[str] = frozenset()
 
 
 def judge(raw: str, host: str, max_bytes: int = 8192) -> Target:
@@ -51,9 +57,8 @@ def judge(raw: str, host: str, max_bytes: int = 8192) -> Target:
         fault = _path_fault(path)
         if fault is not None:
             raise Problem("bad-target", fault)
-    if mark:
-        _judge_query(query)
-    return Target(raw, path, tuple(path[1:].split("/")))
+    names = _judge_query(query) if mark else frozenset()
+    return Target(raw, path, tuple(path[1:].split("/")), names)
 
 
 def _origin_form(raw: str, host: str) -> str:
@@ -100,7 +105,7 @@ def _path_fault(path: str) -> str | None:
     return None
 
 
-def _judge_query(query: str) -> None:
+def _judge_query(query: str) -> frozenset[str]:
     if QUERY.fullmatch(query) is None:
         raise Problem(
             "bad-target",
@@ -117,6 +122,7 @@ def _judge_query(query: str) -> None:
             # Whether the first or the last one counts is for nobody to guess.
             raise Problem("bad-target", "A query parameter is repeated.")
         seen.add(name)
+    return frozenset(part for name in seen for part in BRACKETS.split(name))
 
 
 def decoded(text: str) -> str:
@@ -152,6 +158,10 @@ def refuse_name(name: str, place: str) -> None:
 
     Raises: Problem "credential-in-query", "credential-in-body" or "forbidden-parameter".
     """
+    if len(name) > MAX_NAME:  # Unicode can make eighteen characters of one: what is longer is no name
+        raise Problem(
+            f"bad-{'target' if place == 'query' else 'body'}", f"A name in the {place} is too long."
+        )
     plain = squashed(name)
     if any(word in plain for word in CREDENTIAL_NAMES):
         raise Problem(

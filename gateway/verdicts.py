@@ -107,26 +107,31 @@ class Verdicts:
         return len(self._live) + len(self._never)
 
 
-class Queue:
-    """Those who have guessed wrong too often wait here for their next guess: so many a second, so many at once."""
+class Queues:
+    """Those who have guessed wrong too often wait here for their next guess: so many a second for each client
+    network, and so many at once, so that one network's guessing is not another's delay."""
 
     def __init__(self, per_second: float, at_once: int) -> None:
         self._pause_s = 1 / per_second
         self._at_once = at_once
-        self._waiting = 0
-        self._turn = asyncio.Lock()
+        self._waiting: dict[str, tuple[asyncio.Lock, int]] = {}
 
-    async def wait(self) -> None:
-        """Until it is one's turn. Raises: Problem "rate-limited" when too many wait already."""
-        if self._waiting >= self._at_once:
+    async def wait(self, network: str) -> None:
+        """Until it is one's turn. Raises: Problem "rate-limited" when too many of the network wait already."""
+        turn, waiting = self._waiting.get(network, (asyncio.Lock(), 0))
+        if waiting >= self._at_once:
             raise Problem(
                 "rate-limited",
                 "Too many credentials of this network were not accepted.",
                 headers=(("Retry-After", "5"),),
             )
-        self._waiting += 1
+        self._waiting[network] = (turn, waiting + 1)
         try:
-            async with self._turn:
+            async with turn:
                 await asyncio.sleep(self._pause_s)
         finally:
-            self._waiting -= 1
+            waiting = self._waiting[network][1] - 1
+            if waiting:
+                self._waiting[network] = (turn, waiting)
+            else:
+                del self._waiting[network]

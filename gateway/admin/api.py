@@ -22,6 +22,7 @@ from gateway.exchange import EVENT, HEAD, Exchanges, rfc3339
 from gateway.issue import Issuer
 from gateway.model import AccountKind, Principal
 from gateway.problem import Problem
+from gateway.ratelimit import RateLimit
 from gateway.store import MAX_REASON_CHARS, TOKEN_STATES, Store, TokenRow
 from gateway.tokens import scrub
 
@@ -39,6 +40,7 @@ class TokensApi:
     store: Store
     settings: Tokens
     limits: Limits
+    rate: RateLimit
     clock: Callable[[], float]
 
     async def create(self, request: web.Request) -> web.Response:
@@ -112,6 +114,7 @@ class TokensApi:
         )
         if "tokens:manage" not in principal.scopes:
             raise Problem("insufficient-scope", "This needs the scope tokens:manage.", scope="tokens:manage")
+        self.rate.spend(principal.token_id)
         return principal
 
     async def _document(self, request: web.Request) -> dict[str, Any]:

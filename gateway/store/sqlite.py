@@ -173,15 +173,34 @@ class SqliteStore:
                     opened.append(await _connect(path, settings.busy_timeout_s, writes=writes))
                     if writes:
                         await migrate(opened[0])
-            return cls(opened[0], opened[1], opened[2], Epoch(path), settings.busy_timeout_s, clock)
+            epoch = Epoch(path)
+            try:
+                made = cls(opened[0], opened[1], opened[2], epoch, settings.busy_timeout_s, clock)
+                await made._catch_up()
+            except BaseException:
+                epoch.close()
+                raise
+            return made
         except BaseException as error:
             for db in opened:
                 await db.close()
+            if isinstance(error, Problem):
+                raise ConfigError([Fault(settings.path, 0, "store.path", "cannot be read")]) from None
             if isinstance(error, Refused):
                 raise ConfigError([Fault(settings.path, 0, "store.path", str(error))]) from None
             if isinstance(error, _FAULTS):
                 raise ConfigError([Fault(settings.path, 0, "store.path", cause(error))]) from None
             raise
+
+    async def _catch_up(self) -> None:
+        """After an older database was put back, its generation has to be beyond every epoch that was ever seen."""
+        seen = self._epoch.get()
+        if await self.generation() < seen:
+            await self._write(
+                "catch_up", lambda db: _rows(db, "UPDATE generation SET value = ? + 1 WHERE one = 1", (seen,))
+            )
+        else:
+            await self.refresh()
 
     async def close(self) -> None:
         if self._closed:

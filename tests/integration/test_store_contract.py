@@ -769,3 +769,33 @@ async def test_refreshing_makes_up_for_a_writer_that_died_before_it_could_tell(s
     store._epoch.set(committed - 1)  # type: ignore[attr-defined]  # as that writer would have left it
     await store.refresh()
     assert store.epoch() == committed
+
+
+async def test_an_epoch_never_goes_back(store: Store) -> None:
+    await a_user(store)
+    before = store.epoch()
+    store._epoch.set(before - 1)  # type: ignore[attr-defined]  # as a process would that was held up
+    assert store.epoch() == before
+
+
+async def test_after_an_older_database_is_put_back_its_changes_are_seen(
+    tmp_path: Path, clock: Turnable
+) -> None:
+    path = tmp_path / "gateway.sqlite3"
+    store = await open_store(config.Store(path=str(path)), clock)
+    await store.close()
+    older = path.read_bytes()
+    store = await open_store(config.Store(path=str(path)), clock)
+    for _ in range(3):
+        await a_user(store)
+    seen = store.epoch()
+    await store.close()
+    for left in await asyncio.to_thread(lambda: list(tmp_path.glob("gateway.sqlite3-[ws]*"))):
+        await asyncio.to_thread(left.unlink)
+    path.write_bytes(older)
+    restored = await open_store(config.Store(path=str(path)), clock)
+    assert restored.epoch() > seen
+    now = restored.epoch()
+    await a_user(restored)
+    assert restored.epoch() > now
+    await restored.close()

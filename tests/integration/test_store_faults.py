@@ -253,9 +253,10 @@ async def test_a_damaged_database_answers_nothing_it_cannot_read(path: Path) -> 
     jti = await a_jti(store)
     await store.close()
     db = sqlite3.connect(path)
-    roots = [page for (page,) in db.execute("SELECT rootpage FROM sqlite_schema WHERE rootpage > 0")]
+    pages = "SELECT rootpage FROM sqlite_schema WHERE rootpage > 0 AND tbl_name <> 'generation'"
+    roots = [page for (page,) in db.execute(pages)]
     db.close()
-    for page in roots:  # every table and index, but not the schema
+    for page in roots:  # every table and index, but not the schema, nor the number that is read at the start
         overwrite(path, (page - 1) * 4096, b"\xa5" * 4096)
     store = await opened(path)
     await assert_unavailable(store.find(jti_digest(jti)))
@@ -532,3 +533,13 @@ async def test_with_twenty_thousand_tokens_every_question_goes_by_an_index(
     assert "TEMP B-TREE" not in everything
     one = await plan(store, f"SELECT {TOKEN} FROM tokens AS t WHERE t.id = ?", ("tok_1",))
     assert "sqlite_autoindex_tokens_1 (id=?)" in one
+
+
+async def test_a_database_whose_generation_cannot_be_read_is_refused_at_the_start(path: Path) -> None:
+    await (await opened(path)).close()
+    db = sqlite3.connect(path)
+    ((page,),) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'generation'")
+    db.close()
+    overwrite(path, (page - 1) * 4096, b"\xa5" * 4096)
+    with pytest.raises(ConfigError):
+        await opened(path)

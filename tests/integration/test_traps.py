@@ -3,6 +3,7 @@ sent, what cannot be judged goes nowhere, and nothing of a client's travels but 
 
 from __future__ import annotations
 
+import asyncio
 import json
 from urllib.parse import quote
 
@@ -493,3 +494,39 @@ async def test_each_request_on_a_connection_is_decided_for_itself(gateway, upstr
             await line.send(head(GET, token=gateway.tokens.get(who)))
             assert (await line.answer()).status == status
     assert len(upstream.journal) == 2
+
+
+async def test_a_query_that_replaces_a_stored_set_counts_as_destroying(gateway, upstream):
+    made = await gateway.create(scopes=["network:read", "network:write"])
+    for query in ("users[]=", "sites[]=", "users[0][email]=a", "advertiser%5Busers%5D%5B%5D=", "users="):
+        answer = await gateway.request(
+            "PUT", f"/api/2022-08-01/33/advertisers/706.json?{query}", made["token"], json={"name": "x"}
+        )
+        assert answer.problem == "insufficient-scope", query
+    assert not upstream.journal
+
+
+async def test_a_name_of_any_length_costs_little_and_is_refused(gateway, upstream):
+    long = {"\ufdfa" * 100_000: 1}
+    answer = await gateway.request("PUT", "/api/2022-08-01/33/advertisers/706.json", "network", json=long)
+    assert (answer.status, answer.problem) == (400, "bad-body")
+    query = await gateway.get("/api/2022-08-01/33/advertisers.json?" + "a" * 300 + "=1", "network")
+    assert (query.status, query.problem) == (400, "bad-target")
+    assert not upstream.journal
+
+
+async def test_a_token_deleted_while_its_body_comes_changes_nothing_at_the_vendor(gateway, upstream):
+    made = await gateway.create(scopes=["network:write"])
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    head = (
+        "PUT /api/2022-08-01/33/advertisers/706.json HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer {made['token']}\r\nContent-Length: 13\r\n\r\n"
+    )
+    writer.write(head.encode() + b'{"name"')
+    await asyncio.sleep(0.1)
+    assert (await gateway.request("DELETE", f"/admin/api/tokens/{made['id']}", "network_admin")).status == 204
+    writer.write(b': "x"}')
+    answer = await reader.readuntil(b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 401")
+    assert not upstream.journal
+    writer.close()

@@ -138,7 +138,7 @@ def identified(method, raw):
 
 
 def readings(call):
-    return {call.operation, CATALOGUE.with_body_keys(call, REPLACING).operation}
+    return {call.operation, CATALOGUE.with_keys(call, REPLACING).operation}
 
 
 @settings(max_examples=1500, deadline=None)
@@ -312,7 +312,7 @@ def test_no_disguise_hides_a_credential_in_a_query(data, name):
     query = "&".join(f"{k}={v}" for k, v in data.draw(st.permutations(pairs)))
     with pytest.raises(Problem) as caught:
         judge("/api/2022-08-01/33/advertisers.json?" + query, HOST)
-    assert caught.value.kind == "credential-in-query"
+    assert caught.value.kind == ("credential-in-query" if len(unquote(spelled)) <= 256 else "bad-target")
 
 
 def json_string(draw, text):
@@ -342,7 +342,7 @@ def test_no_disguise_hides_a_credential_in_a_body_at_any_depth(data, name):
         assume(text.count("[") + text.count("{") < 60)
     with pytest.raises(Problem) as caught:
         body.judge(text.encode())
-    assert caught.value.kind == "credential-in-body"
+    assert caught.value.kind == ("credential-in-body" if len(name) <= 256 else "bad-body")
 
 
 # --- Bodies beside an oracle -------------------------------------------------------------------------------------

@@ -212,9 +212,9 @@ def test_the_login_session_operations_are_found_and_have_no_scope():
 )
 def test_a_body_with_an_array_that_replaces_a_set_makes_the_call_a_destroying_one(fact):
     call = identify(fact["methods"][0], filled(fact["path"], "json", CURRENT["network_integration"]))
-    assert CATALOGUE.with_body_keys(call, {"name"}) is call
+    assert CATALOGUE.with_keys(call, {"name"}) is call
     for array in call.operation.replaces:
-        whole = CATALOGUE.with_body_keys(call, {"name", array})
+        whole = CATALOGUE.with_keys(call, {"name", array})
         assert (whole.operation.effect, whole.operation.scope) == ("destroy", "network:destroy")
         assert (whole.operation.id, whole.account_id) == (fact["id"], call.account_id)
 
