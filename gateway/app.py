@@ -60,6 +60,7 @@ class Gateway:
 
     async def start(self, listening: socket.socket, reuse_port: bool = False) -> None:
         """Serve on a bound socket, and on the side listeners of the configuration."""
+        await self.verdicts.check()  # before the first request, so that what it proves is remembered
         self._tasks.append(asyncio.create_task(self.verdicts.watch()))
         if self.lean is not None:
             self._tasks.append(asyncio.create_task(self.lean.watch()))
