@@ -126,8 +126,10 @@ def _table(cls: Any, raw: Mapping[str, Any], path: tuple[str, ...], sink: _Sink)
     for key in sorted(raw.keys() - fields.keys()):
         close = difflib.get_close_matches(key, fields, 1)
         sink.add((*path, key), "is not a setting" + (f" (did you mean {close[0]}?)" if close else ""))
-    values = {}
+    values: dict[str, Any] = {}
+    wrong: set[str] = set()
     for key, field in fields.items():
+        known = len(sink.faults)
         if key in raw:
             values[key] = _value(hints[key], raw[key], (*path, key), sink)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
@@ -137,17 +139,33 @@ def _table(cls: Any, raw: Mapping[str, Any], path: tuple[str, ...], sink: _Sink)
                 values[key] = _table(hints[key], {}, (*path, key), sink)
             else:
                 sink.add((*path, key), "is required")
-    if len(sink.faults) > before:
-        return None
+        if len(sink.faults) > known:
+            wrong.add(key)
+            values[key] = _stand_in(field)
     made = cls(**values)
-    for key, text in _checks(made):
-        sink.add((*path, *key.split(".")), text)
-    return made
+    for key, text in _checks(made, hopeful=bool(wrong)):
+        if key.split(".")[0] not in wrong:
+            sink.add((*path, *key.split(".")), text)
+    return None if len(sink.faults) > before else made
 
 
-def _checks(made: Any) -> Iterator[tuple[str, str]]:
+def _stand_in(field: dataclasses.Field[Any]) -> Any:
+    """What stands for a setting that is wrong, so that the others can still be checked."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return None if field.default is dataclasses.MISSING else field.default
+
+
+def _checks(made: Any, hopeful: bool) -> Iterator[tuple[str, str]]:
+    """What a settings object finds wrong with itself. `hopeful`: parts of it are stand-ins it may stumble over."""
     check = getattr(made, "check", None)
-    return check() if check else iter(())
+    if check is None:
+        return
+    try:
+        yield from check()
+    except (TypeError, ValueError, AttributeError):
+        if not hopeful:
+            raise
 
 
 def _value(hint: Any, raw: Any, path: tuple[str, ...], sink: _Sink) -> Any:

@@ -197,3 +197,13 @@ def test_a_secret_that_is_not_there_names_its_place(tmp_path, monkeypatch):
 )  # fmt: skip
 def test_what_stays_on_this_machine_is_known_for_certain(host, loopback):
     assert is_loopback(host) is loopback
+
+
+def test_a_fault_in_one_section_hides_none_in_another():
+    text = 'public_url = "ftp://x"\n[listen]\nport = "a"\nworkers = 0\n[upstream]\nurl = "https://a.b/c"\nx = 1\n'
+    with pytest.raises(ConfigError) as raised:
+        read(text, "config.toml")
+    found = [(fault.line, fault.key) for fault in raised.value.faults]
+    assert found == [
+        (1, "public_url"), (3, "listen.port"), (4, "listen.workers"), (6, "upstream.url"), (7, "upstream.x")
+    ]  # fmt: skip
