@@ -4,10 +4,16 @@ aiohttp's own answers to what it cannot parse quote the offending line, and its 
 included. Here such a request gets a problem that says nothing of what was sent, and the log gets a word.
 aiohttp also waits without end for a request's head; here it has `head_timeout_s`.
 
+It also offers every simple read to the short way (`lean.py`) before aiohttp makes a task and a request of it. That
+is worth the private parts it costs: in one run 72 µs of CPU a request on the short way, about 225 on the general one.
+Only `data_received` and what belongs to it is replaced; everything the short way leaves goes on as in aiohttp.
+
 What is leaned on, all of aiohttp 3.14: `RequestHandler.handle_error`, `log_exception`, `data_received`,
-`connection_made`, `connection_lost` overridden; `_current_request` and `_messages` read; `Server.__call__`;
-`RawRequestMessage._replace`; what `LineTooLong.args` and one message of its parser say. Each has its test in
-`tests/integration/test_aiohttp_facts.py`.
+`connection_made`, `connection_lost`, `close`, `shutdown`, `_process_keepalive` overridden; what `selftest.LEANED_ON`
+lists read, and `_messages`, `_upgraded`, `_message_tail`, `_request_count` and `_next_keepalive_close_time` written, as
+its own `data_received` does; `Server.__call__`; `RawRequestMessage._replace`; what `LineTooLong.args` and one message
+of its parser say. Each has its test in `tests/integration/test_aiohttp_facts.py`, or is tried by `selftest.py` at
+every start.
 """
 
 from __future__ import annotations
