@@ -5,7 +5,8 @@ included. Here such a request gets a problem that says nothing of what was sent,
 aiohttp also waits without end for a request's head; here it has `head_timeout_s`.
 
 It also offers every simple read to the short way (`lean.py`) before aiohttp makes a task and a request of it. That
-is worth the private parts it costs: in one run 72 µs of CPU a request on the short way, about 225 on the general one.
+is worth the private parts it costs: `bench.run` saw 63 to 95 µs of CPU a request on the short way, and 225 before there
+was one, on a machine whose noise explains neither.
 Only `data_received` and what belongs to it is replaced; everything the short way leaves goes on as in aiohttp.
 
 What is leaned on, all of aiohttp 3.14: `RequestHandler.handle_error`, `log_exception`, `data_received`,
