@@ -530,3 +530,32 @@ async def test_a_token_deleted_while_its_body_comes_changes_nothing_at_the_vendo
     assert answer.startswith(b"HTTP/1.1 401")
     assert not upstream.journal
     writer.close()
+
+
+async def test_a_body_that_drips_is_cut_long_before_its_whole_time_is_over(gateway, upstream, monkeypatch):
+    monkeypatch.setattr("gateway.exchange.BODY_GRACE_S", 0.2)
+    head = (
+        "PUT /api/2022-08-01/33/advertisers/706.json HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer {gateway.tokens['network']}\r\nContent-Length: 100\r\n\r\n"
+    )
+    answer = await gateway.raw(head.encode() + b'{"name"', 5.0)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert not upstream.journal
+
+
+async def test_acts_on_tokens_are_counted_against_the_acting_tokens_rate(gateway):
+    gateway.gateway.lean._flow.rate.per_minute = 2
+    statuses = [(await gateway.get("/admin/api/tokens", "network_admin")).status for _ in range(3)]
+    assert statuses == [200, 200, 429]
+
+
+async def test_the_kernel_holds_little_for_a_client_that_does_not_read(gateway):
+    from gateway import wire
+
+    server = gateway.gateway._runners[0].server
+    _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    await asyncio.sleep(0.05)
+    sizes = [c.transport.get_extra_info("socket").getsockopt(1, 7) for c in server.connections if c.transport]
+    assert sizes
+    assert max(sizes) <= 2 * wire.SEND_BUFFER  # Linux doubles what is asked for
+    writer.close()
