@@ -34,6 +34,7 @@ from bench.systems import Starter
 from gateway import cases, config, headers, target, tokens
 from gateway.app import Gateway, build, load_catalogue
 from gateway.authenticate import Authenticator, as_principal
+from gateway.connection import UpstreamRequest
 from gateway.flow import Credentials
 from gateway.model import Account, AuditEvent, Decision, Owner, Principal
 from gateway.policy import PolicySet, relation
@@ -41,7 +42,6 @@ from gateway.ratelimit import RateLimit
 from gateway.reply import Headers, Parser
 from gateway.store import Store, new_token_id, new_user_id, open_store
 from gateway.store.keys import load_or_create_keys
-from gateway.upstream import UpstreamRequest
 from gateway.verdicts import Verdict, Verdicts
 
 URL = "http://127.0.0.1:1"

@@ -46,18 +46,17 @@ class Recorder:
         self._digest = digest
         self._clock = clock
         self._later = later
-        self._waiting: list[bytes] = []
+        self._waiting: list[tuple[AuditEvent, float, str]] = []
         self._torn = False
         self._second = -1
         self._second_text = ""
-        self._texts: dict[str, str] = {}
-        self._kept: dict[tuple[int, int, int], tuple[object, object, object, str]] = {}
+        self._kept: dict[tuple[object, ...], tuple[str, object, object, object]] = {}
         self.healthy = True
         self.alarms = 0
 
     def begun(self, event: AuditEvent) -> None:
         """The line that has to exist before a change goes upstream. Raises: Problem "record-unavailable"."""
-        if not self._write(self._line("begun", event)):
+        if not self._write(self._line("begun", event, self._clock(), self._digest())):
             raise Problem("record-unavailable", "A change is not forwarded while it cannot be recorded.")
 
     def record(self, event: AuditEvent) -> None:
@@ -66,12 +65,11 @@ class Recorder:
         Lines of reads that were allowed are written together, at most 64 and at most 20 ms late; what changed
         something, or was refused, is written at once.
         """
-        line = self._line("exchange", event)
-        call = event.call
+        call, now = event.call, self._clock()
         if event.problem is not None or call is None or call.operation.effect != "read":
-            self._write(line)
+            self._write(self._line("exchange", event, now, self._digest()))
             return
-        self._waiting.append(line)
+        self._waiting.append((event, now, self._digest()))
         if len(self._waiting) >= TOGETHER:
             self.flush()
         elif len(self._waiting) == 1:
@@ -80,65 +78,51 @@ class Recorder:
     def flush(self) -> None:
         """Write what waits."""
         if self._waiting:
-            self._write(b"")
+            self._write("")
 
     def close(self) -> None:
         self.flush()
         if self._owned:
             os.close(self._file)
 
-    def _line(self, kind: str, event: AuditEvent) -> bytes:
-        now = self._clock()
-        end = "}\n" if kind == "begun" else self._outcome(event, now)
-        return (
-            f'{{"v":{SCHEMA},"time":"{self._stamp(now)}","event":"{kind}","request_id":"{event.request_id}"'
-            f',"surface":"{event.surface}","client":{self._quoted(event.client)}'
-            f',"method":{self._quoted(event.method)}{self._facts(event)},"policy_digest":"{self._digest()}"{end}'
-        ).encode()
-
-    def _outcome(self, event: AuditEvent, now: float) -> str:
-        problem = "" if event.problem is None else f',"problem":{self._quoted(event.problem)}'
-        upstream = "" if event.upstream_status is None else f',"upstream_status":{event.upstream_status}'
-        return (
-            f',"status":{event.status}{problem}{upstream},"outcome":"{event.outcome}","bytes_in":{event.bytes_in}'
-            f',"bytes_out":{event.bytes_out},"duration_ms":{(now - event.began) * 1000:.3f}}}\n'
-        )
-
-    def _stamp(self, now: float) -> str:
+    def _line(self, kind: str, event: AuditEvent, now: float, digest: str) -> str:
         second = int(now)
         if second != self._second:
             self._second = second
             self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        return f"{self._second_text}.{int((now - second) * 1000):03d}+00:00"
+        line = (
+            f'{{"v":{SCHEMA},"time":"{self._second_text}.{int((now - second) * 1000):03d}+00:00","event":"{kind}"'
+            f',"request_id":"{event.request_id}"{self._facts(event, digest)}'
+        )
+        if kind == "begun":
+            return line + "}\n"
+        problem = "" if event.problem is None else f',"problem":{json.dumps(event.problem)}'
+        upstream = "" if event.upstream_status is None else f',"upstream_status":{event.upstream_status}'
+        return (
+            f'{line},"status":{event.status}{problem}{upstream},"outcome":"{event.outcome}"'
+            f',"bytes_in":{event.bytes_in},"bytes_out":{event.bytes_out}'
+            f',"duration_ms":{(now - event.began) * 1000:.3f}}}\n'
+        )
 
-    def _quoted(self, text: str) -> str:
-        """A text as JSON. The same few come again and again; a client cannot make more than so many stay."""
-        found = self._texts.get(text)
-        if found is None:
-            found = json.dumps(text)
-            if len(self._texts) >= KEPT:
-                self._texts.clear()
-            self._texts[text] = found
-        return found
-
-    def _facts(self, event: AuditEvent) -> str:
+    def _facts(self, event: AuditEvent, digest: str) -> str:
         """Who asked for what, and what was decided: the same for every request like this one."""
         principal, call, decision = event.principal, event.call, event.decision
         if event.act is not None or event.subject is not None:
-            return _fragment(event)
-        key = (id(principal), id(call), id(decision))
+            return _fragment(event, digest)
+        key = (id(principal), id(call), id(decision), digest, event.client, event.method, event.surface)
         kept = self._kept.get(key)
         # The values are held, so that no other value can have come to be at their addresses.
         if kept is None:
             if len(self._kept) >= KEPT:
                 self._kept.clear()
-            kept = self._kept[key] = (principal, call, decision, _fragment(event))
-        return kept[3]
+            kept = self._kept[key] = (_fragment(event, digest), principal, call, decision)
+        return kept[0]
 
-    def _write(self, line: bytes) -> bool:
+    def _write(self, text: str) -> bool:
         if self._waiting:  # the order of lines is the order of exchanges
-            line = b"".join((*self._waiting, line))
+            text = "".join([self._line("exchange", *finished) for finished in self._waiting]) + text
             self._waiting.clear()
+        line = text.encode()
         if self._torn:  # half a line of an earlier failure stands there: it must not swallow this one
             line = b"\n" + line
         try:
@@ -158,9 +142,12 @@ class Recorder:
         return False
 
 
-def _fragment(event: AuditEvent) -> str:
-    fields = {name: value for name, value in (_who(event) | _what(event)).items() if value is not None}
-    return "," + json.dumps(fields, separators=(",", ":"))[1:-1] if fields else ""
+def _fragment(event: AuditEvent, digest: str) -> str:
+    """What of a line does not change from one request to the next of its kind."""
+    standing = {"surface": event.surface, "client": event.client, "method": event.method}
+    said = standing | _who(event) | _what(event) | {"policy_digest": digest}
+    fields = {name: value for name, value in said.items() if value is not None}
+    return "," + json.dumps(fields, separators=(",", ":"))[1:-1]
 
 
 def _who(event: AuditEvent) -> dict[str, object]:

@@ -13,11 +13,12 @@ import logging
 import select
 import socket
 import ssl
+from dataclasses import dataclass
 from typing import Protocol, cast
 
 from gateway import config
 from gateway.problem import Problem
-from gateway.reply import Cut, Invalid, Parser, Sink
+from gateway.reply import Cut, Headers, Invalid, Parser, Sink
 
 log = logging.getLogger("gateway.upstream")
 
@@ -55,6 +56,22 @@ def problem_of(fault: Exception, cause: Exception | None = None, level: int = lo
     raise fault
 
 
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    """One request as it will go out, but for Host and the framing.
+
+    `target` is in origin form. `headers` are in order, repeats kept. `idempotent` allows one more try on a
+    connection that turns out stale. `share` is whose part of the pool this takes: a token's id.
+    """
+
+    method: str
+    target: bytes | str
+    headers: Headers
+    body: bytes = b""
+    idempotent: bool = False
+    share: str = ""
+
+
 class Home(Protocol):
     """What a connection needs of its pool."""
 
@@ -64,8 +81,8 @@ class Home(Protocol):
     def lost(self, connection: Connection) -> None:
         """It does no longer."""
 
-    def park(self, connection: Connection) -> None:
-        """The exchange is over, and the connection good for another."""
+    def park(self, connection: Connection, share: str) -> None:
+        """The exchange is over, and the connection good for another; `share` has one less under way."""
 
     def drop(self, connection: Connection) -> None:
         """The connection is to be aborted and forgotten."""
@@ -78,8 +95,8 @@ class Connection(asyncio.Protocol):
     """One connection, idle or carrying one exchange. What a caller of `begin` needs is `pause`, `resume`, `abort`."""
 
     __slots__ = (
-        "_answered", "_head_s", "_home", "_idempotent", "_parser", "_paused", "_poll", "_reused", "_share",
-        "_silent_s", "_tls", "_unsent", "idle_since", "sink", "transport",
+        "_answered", "_head_s", "_home", "_parser", "_paused", "_poll", "_request", "_reused", "_silent_s", "_tls",
+        "_unsent", "idle_since", "sink", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -93,16 +110,15 @@ class Connection(asyncio.Protocol):
         self._reused = False
         self._paused = False
 
-    def start(self, wire: bytes, sink: Sink, *, no_body: bool, idempotent: bool, share: str) -> None:
-        """Sends `wire`, a whole request; `sink` hears the answer, which has `no_body` when that was a HEAD."""
+    def start(self, request: UpstreamRequest, wire: bytes, sink: Sink) -> None:
+        """Sends `wire`, which is `request`; `sink` hears the answer."""
         self.sink = sink
-        self._share = share
-        self._idempotent = idempotent
+        self._request = request
         self._answered = False
         # Below zero: the first tick may come at once, and then counts for nothing.
         self._silent_s = self._head_s = -TICK_S
         self._unsent = 0
-        self._parser.expect(sink, no_body)
+        self._parser.expect(sink, request.method == "HEAD")
         self.transport.write(wire)
 
     def pause(self) -> None:
@@ -206,21 +222,24 @@ class Connection(asyncio.Protocol):
             self._fail(Cut("closed inside an answer"), cause)
         else:
             # RFC 9112 9.3.1: the upstream may have closed before it saw the request, so that it can be sent again.
-            self._fail(ConnectionResetError(), cause, self._reused and self._idempotent)
+            self._fail(ConnectionResetError(), cause, self._reused and self._request.idempotent)
 
     def _fail(self, fault: Exception, cause: Exception | None = None, again: bool = False) -> None:
         # A stale connection that is made up for is the daily course of things.
         self.end(problem_of(fault, cause, logging.DEBUG if again else logging.WARNING), again)
 
     def _finish(self) -> None:
-        sink, parser = self.sink, self._parser
-        self._release()
+        sink, transport = self.sink, self.transport
         # RFC 9112 9.3: with a part of the request still unsent, what follows would be read as the rest of it.
-        if parser.keep and not self.transport.get_write_buffer_size() and not self.transport.is_closing():
-            self.resume()
+        if self._parser.keep and not transport.get_write_buffer_size() and not transport.is_closing():
+            self.sink = None
+            self._parser.stop()
+            if self._paused:
+                self.resume()
             self._reused = True
-            self._home.park(self)
+            self._home.park(self, self._request.share)
         else:
+            self._release()
             self._home.drop(self)
         if sink is not None:
             sink.on_done()
@@ -228,4 +247,4 @@ class Connection(asyncio.Protocol):
     def _release(self) -> None:
         self.sink = None
         self._parser.stop()
-        self._home.free(self._share)
+        self._home.free(self._request.share)

@@ -19,6 +19,7 @@ from gateway import headers
 from gateway.audit import Recorder
 from gateway.authenticate import Authenticator
 from gateway.config import Limits
+from gateway.connection import UpstreamRequest
 from gateway.exchange import EVENT, HEAD, TARGET, Exchanges, break_off, too_large
 from gateway.model import Account, AuditEvent, Call, Decision, Principal
 from gateway.operation import Catalogue
@@ -26,7 +27,7 @@ from gateway.policy import PolicySet, relation
 from gateway.problem import Headers, Problem
 from gateway.ratelimit import RateLimit
 from gateway.store import Store
-from gateway.upstream import Reply, Upstream, UpstreamRequest
+from gateway.upstream import Reply, Upstream
 
 BODYLESS = frozenset({"GET", "DELETE"})
 STREAMED = frozenset({200, 201, 202, 203, 204})

@@ -44,6 +44,7 @@ TO_CLIENT = {
     b"content-language": b"Content-Language",
     b"content-disposition": b"Content-Disposition",
 }
+CONTENT_TYPE = b"content-type"
 # What `judge` looks at besides the SINGLE ones.
 READ = frozenset({b"connection", b"upgrade", b"x-forwarded-for"})
 CONNECTION = b"connection"
@@ -245,8 +246,12 @@ def to_client(reply: Iterable[tuple[bytes, bytes]], status: int = 200) -> list[t
 
     A value that is not printable ASCII stays here. Content without a type gets the one that nothing guesses from.
     """
-    kept = [(TO_CLIENT[name], value) for name, value in reply if name in TO_CLIENT and CLEAN.fullmatch(value)]
-    if status != 204 and not any(name == b"Content-Type" for name, _ in kept):
+    kept, typed = [], status == 204
+    for name, value in reply:
+        if name in TO_CLIENT and CLEAN.fullmatch(value):
+            kept.append((TO_CLIENT[name], value))
+            typed = typed or name == CONTENT_TYPE
+    if not typed:
         kept.append((b"Content-Type", b"application/octet-stream"))
     return kept
 

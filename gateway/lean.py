@@ -6,9 +6,10 @@ Everything else takes the general way (`flow.py`), and so does every refusal: `t
 has happened, and the general way finds the same and says it. Both share the judging, deciding, header and record
 code; what is here is only how the bytes get from one socket to the other.
 
-What depends on the head and the target alone is worked out once and kept (`Plan`): the same bytes from the same
-token come to the same thing. Who asks, and whether they still may, is asked anew for every request: a plan is
-good only for the very principal it was made for, and one that was read anew from the store is another.
+What depends on the request's bytes alone is worked out once and kept under those bytes (`Plan`), aiohttp's reading
+of them included: a client that asks the same again is not parsed, judged and matched again. Who asks, and whether
+they still may, is asked anew for every request: a plan is good only for the very principal it was made for, and
+one that was read anew from the store is another.
 """
 
 from __future__ import annotations
@@ -24,13 +25,12 @@ from aiohttp import HttpVersion11
 from aiohttp.http_parser import RawRequestMessage
 
 from gateway import headers, target
-from gateway.connection import Connection
+from gateway.connection import Connection, UpstreamRequest
 from gateway.exchange import Exchanges, standing_fields
 from gateway.flow import MAX_REFUSAL_BYTES, Flow, asks_the_store, flows, passed_on, reaches
 from gateway.model import AuditEvent, Call, Decision, Principal
 from gateway.problem import Headers, Problem
 from gateway.tokens import PREFIX
-from gateway.upstream import UpstreamRequest
 
 PLANS = 1_024
 LONGEST_KEPT = 4_096
@@ -38,6 +38,7 @@ TICK_S = 1.0
 MIN_READ_RATE = 1_024
 """Bytes a second below which a client that reads counts as one that does not."""
 
+CRLF = b"\r\n"
 _STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
@@ -66,11 +67,13 @@ class Client(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one head for one target comes to, for the principal it was worked out for.
+    """What one request comes to, for the principal it was worked out for.
 
-    `wire` is the request as it goes upstream; `answer` are the standing header lines of the answer.
+    `message` is aiohttp's reading of it. `wire` is the request as it goes upstream; `answer` are the standing
+    header lines of the answer.
     """
 
+    message: RawRequestMessage
     authorization: str
     forwarded_for: tuple[str, ...]
     principal: Principal
@@ -87,38 +90,57 @@ class Lean:
     def __init__(self, flow: Flow, exchanges: Exchanges) -> None:
         self._flow = flow
         self._exchanges = exchanges
-        self._plans: dict[tuple[str, headers.Pairs], Plan] = {}
+        self.plans: dict[bytes, Plan] = {}
         self._active: set[Exchange] = set()
         self._stall_s = flow.limits.body_timeout_s
 
-    def take(self, client: Client, peer: str, message: RawRequestMessage) -> Exchange | None:
-        """Begin the exchange of one parsed request without a body; None, with nothing done, to leave it."""
+    def take(
+        self, client: Client, peer: str, message: RawRequestMessage, data: bytes | None
+    ) -> Exchange | None:
+        """Begin the exchange of one parsed request without a body; None, with nothing done, to leave it.
+
+        `data` are the bytes it was read from, when nothing else was in them and nothing before them.
+        """
         if message.method != "GET" or message.version != HttpVersion11:
             return None
-        flow = self._flow
         try:
-            plan = self._plans.get((message.path, message.raw_headers)) or self._plan(peer, message)
+            plan = self._plan(peer, message)
             if plan is None:
                 return None
-            # Who asks, from where, and whether they still may, is asked anew for every request.
-            address = flow.authenticator.client(peer, plan.forwarded_for)
-            principal = flow.authenticator.remembered(plan.authorization, address)
-            if principal is not plan.principal:
-                plan = self._plan(peer, message)
-                if plan is None:
-                    return None
-                principal = plan.principal
-            if flow.rate.spent(principal.token_id):
-                return None
-            exchange = Exchange(self, client, message, plan)
-            connection = flow.upstream.begin(plan.request, plan.wire, exchange)
-            if connection is None:
-                return None
+            if data is not None and len(data) <= LONGEST_KEPT:
+                if len(self.plans) >= PLANS:
+                    self.plans.clear()
+                self.plans[data] = plan
+            return self._begin(client, peer, plan)
         except Problem:  # the general way will find it too, and say it
+            return None
+
+    def repeat(self, client: Client, peer: str, plan: Plan) -> Exchange | None:
+        """As `take`, for a request of the very bytes that `plan` was made from."""
+        try:
+            return self._begin(client, peer, plan)
+        except Problem:
+            return None
+
+    def _begin(self, client: Client, peer: str, plan: Plan) -> Exchange | None:
+        flow = self._flow
+        # Who asks, from where, and whether they still may, is asked anew for every request.
+        address = flow.authenticator.client(peer, plan.forwarded_for)
+        principal = flow.authenticator.remembered(plan.authorization, address)
+        if principal is not plan.principal:
+            return None
+        limited = flow.rate.per_minute
+        if limited and flow.rate.spent(principal.token_id):
+            return None
+        exchange = Exchange(self, client, plan)
+        connection = flow.upstream.begin(plan.request, plan.wire, exchange)
+        if connection is None:
             return None
         event = self._exchanges.begin("GET", address, "proxy")
         event.principal, event.call, event.decision = principal, plan.call, plan.decision
-        exchange.begun(connection, event, flow.rate.spend(principal.token_id))
+        exchange.connection, exchange.event = connection, event
+        if limited:
+            exchange.spent = flow.rate.spend(principal.token_id)
         self._active.add(exchange)
         return exchange
 
@@ -139,15 +161,10 @@ class Lean:
         if not decision.allowed or not reaches(principal, call):
             return None
         request = flow.prepare("GET", raw, message.raw_headers, principal, call, b"")
-        plan = Plan(
-            head.authorization, head.forwarded_for, principal, call, decision, request,
+        return Plan(
+            message, head.authorization, head.forwarded_for, principal, call, decision, request,
             flow.upstream.encode(request), _lines((*standing_fields(principal), ("Via", headers.VIA))),
         )  # fmt: skip
-        if len(raw) + sum(len(name) + len(value) for name, value in message.raw_headers) <= LONGEST_KEPT:
-            if len(self._plans) >= PLANS:
-                self._plans.clear()
-            self._plans[(raw, message.raw_headers)] = plan
-        return plan
 
     def over(self, exchange: Exchange, event: AuditEvent) -> None:
         self._active.discard(exchange)
@@ -170,26 +187,19 @@ class Lean:
 class Exchange:
     """One request on the short way, from the moment it went upstream. The sink of its answer (`reply.Sink`)."""
 
+    event: AuditEvent
     # Most answers come whole and need none of these: defaults of the class.
-    _connection: Connection | None = None
-    _event: AuditEvent
-    _spent: Headers
+    connection: Connection | None = None
+    spent: Headers = ()
     _state = WAITING
     _pieces: tuple[bytes, ...] = ()
     _stalled_s = 0.0
     _unsent = 0
 
-    def __init__(self, lean: Lean, client: Client, message: RawRequestMessage, plan: Plan) -> None:
+    def __init__(self, lean: Lean, client: Client, plan: Plan) -> None:
         self._lean = lean
         self._client = client
-        self._message = message
         self._plan = plan
-        self._close = message.should_close
-
-    def begun(self, connection: Connection, event: AuditEvent, spent: Headers) -> None:
-        self._connection = connection
-        self._event = event
-        self._spent = spent
 
     @property
     def token_id(self) -> str:
@@ -199,11 +209,11 @@ class Exchange:
 
     def on_whole(self, status: int, reply: headers.Pairs, length: int | None, body: bytes) -> None:
         try:
-            self._event.upstream_status = status
+            self.event.upstream_status = status
             if flows(status, reply):
                 self._state = FLOWING
                 head = self._head(status, reply, None if status == 204 else len(body), False)
-                self._event.bytes_out = len(body)
+                self.event.bytes_out = len(body)
                 self._client.send(head + body)
             else:
                 self._state = LOOKED_AT
@@ -213,7 +223,7 @@ class Exchange:
 
     def on_head(self, status: int, reply: headers.Pairs, length: int | None) -> None:
         try:
-            self._event.upstream_status = status
+            self.event.upstream_status = status
             if flows(status, reply):
                 self._state = FLOWING if length is not None else CHUNKED
                 self._client.send(self._head(status, reply, length, length is None))
@@ -230,11 +240,11 @@ class Exchange:
                 self._leave_upstream()
                 self._pass_on()
             return
-        self._event.bytes_out += len(data)
+        self.event.bytes_out += len(data)
         self._client.send(data if self._state == FLOWING else b"%x\r\n%b\r\n" % (len(data), data))
 
     def on_done(self) -> None:
-        self._connection = None
+        self.connection = None
         if self._state == LOOKED_AT:
             self._pass_on()
         elif self._state != ENDED:
@@ -243,13 +253,13 @@ class Exchange:
             self._end()
 
     def on_error(self, problem: Problem, again: bool) -> None:
-        self._connection = None
+        self.connection = None
         if self._state in (FLOWING, CHUNKED):
             self._cut(problem.kind)
         elif again:
             self._state = ENDED
             self._lean.forget(self)
-            self._client.again(self._message)
+            self._client.again(self._plan.message)
         elif self._state != ENDED:
             self._refuse(problem)
 
@@ -257,19 +267,19 @@ class Exchange:
 
     def pause(self) -> None:
         """The client does not take what is sent: the upstream has to wait."""
-        if self._connection is not None:
-            self._connection.pause()
+        if self.connection is not None:
+            self.connection.pause()
 
     def resume(self) -> None:
         self._stalled_s = 0.0
-        if self._connection is not None:
-            self._connection.resume()
+        if self.connection is not None:
+            self.connection.resume()
 
     def left(self) -> None:
         """The client has gone: the upstream's connection is free at once."""
         if self._state != ENDED:
             self._leave_upstream()
-            self._event.outcome = "aborted"
+            self.event.outcome = "aborted"
             self._finish()
 
     def tick(self, stall_s: float) -> None:
@@ -285,20 +295,20 @@ class Exchange:
     # -- how it ends
 
     def _pass_on(self) -> None:
-        status = self._event.upstream_status or 0
+        status = self.event.upstream_status or 0
         whole = b"".join(self._pieces)
         try:
             text = passed_on(status, whole if len(whole) <= MAX_REFUSAL_BYTES else b"")
         except Problem as problem:
             self._refuse(problem)
             return
-        self._event.bytes_out = len(text)
+        self.event.bytes_out = len(text)
         head = self._head(status, ((b"content-type", b"application/json"),), len(text), False)
         self._client.send(head + text)
         self._end()
 
     def _refuse(self, problem: Problem) -> None:
-        event = self._event
+        event = self.event
         status, fields, text = problem.to_problem_json(event.request_id)
         event.status, event.problem, event.outcome, event.bytes_out = (
             status,
@@ -313,42 +323,48 @@ class Exchange:
         self._end()
 
     def _cut(self, kind: str) -> None:
-        self._event.problem, self._event.outcome = kind, "cut"
+        self.event.problem, self.event.outcome = kind, "cut"
         self._finish()
         self._client.break_off()
 
     def _end(self) -> None:
         self._finish()
-        self._client.exchanged(self._close)
+        self._client.exchanged(self._plan.message.should_close)
 
     def _finish(self) -> None:
         self._state = ENDED
-        self._lean.over(self, self._event)
+        self._lean.over(self, self.event)
 
     def _leave_upstream(self) -> None:
-        if self._connection is not None:
-            self._connection.abort()
-            self._connection = None
+        if self.connection is not None:
+            self.connection.abort()
+            self.connection = None
 
     def _head(self, status: int, reply: headers.Pairs, length: int | None, chunked: bool) -> bytes:
-        self._event.status = status
+        self.event.status = status
         lines = b"".join([b"%b: %b\r\n" % pair for pair in headers.to_client(reply, status)])
-        if self._spent:
-            lines += _lines(self._spent)
+        if self.spent:
+            lines += _lines(self.spent)
         return self._framed(status, lines + self._plan.answer, length, chunked)
 
     def _framed(self, status: int, lines: bytes, length: int | None, chunked: bool) -> bytes:
         """A whole head, but for what the caller gives in `lines`; our own framing (RFC 9112 section 6)."""
-        framing = b"Content-Length: %d\r\n" % length if length is not None else b""
-        return b"%b%bGateway-Request-Id: %b\r\n%b%b%b%b\r\n" % (
+        whole = [
             _STATUS.get(status) or f"HTTP/1.1 {status} \r\n".encode(),
             lines,
-            self._event.request_id.encode(),
+            b"Gateway-Request-Id: ",
+            self.event.request_id.encode(),
+            CRLF,
             _date(),
-            framing,
-            b"Transfer-Encoding: chunked\r\n" if chunked else b"",
-            b"Connection: close\r\n" if self._close else b"",
-        )
+        ]
+        if length is not None:
+            whole.append(b"Content-Length: %d\r\n" % length)
+        if chunked:
+            whole.append(b"Transfer-Encoding: chunked\r\n")
+        if self._plan.message.should_close:
+            whole.append(b"Connection: close\r\n")
+        whole.append(CRLF)
+        return b"".join(whole)
 
 
 _now: tuple[int, bytes] = (0, b"")

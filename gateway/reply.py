@@ -46,8 +46,8 @@ _BARE_LF = re.compile(rb"(?<!\r)\n")
 # What upstreams send again and again is judged once. Bounded: an upstream that varies it costs time, not memory.
 _names: dict[bytes, bytes] = {}
 _status_lines: dict[bytes, tuple[bool, int]] = {}
-_lines: dict[bytes, tuple[bytes, bytes]] = {}
-"""Whole lines of end-to-end headers, as they were judged."""
+_lines: dict[bytes, tuple[tuple[bytes, bytes], bool]] = {}
+"""Whole lines of headers as they were judged: name and value, and whether the header is for this hop alone."""
 _MAX_KNOWN = 512
 
 _HEAD, _LENGTH, _CLOSE, _SIZE, _DATA, _DATA_END, _TRAILERS, _ENDED = range(8)
@@ -154,12 +154,8 @@ class Parser:
                 return False
             if end > MAX_HEAD:
                 raise Invalid("head too large")
-            status = self._head(data, end)
-            if status >= 200:
+            if self._head(data, end) >= 200:
                 return self._state == _ENDED
-            # RFC 9110 15.2: interim answers are read past. A switch of protocols was never asked for (7.8).
-            if status == 101:
-                raise Invalid("switch of protocols")
             self._interim += 1
             if self._interim > MAX_INTERIM:
                 raise Invalid("too many interim answers")
@@ -200,43 +196,37 @@ class Parser:
         Returns the status."""
         head = data[:end]
         lines = head.split(CRLF)
-        count = len(lines) - 1
-        # One pass for every byte: without text, exactly the line ends are left. A bare CR or LF, a NUL or another
-        # control byte leaves something else (RFC 9112 2.2, RFC 9110 5.5).
-        if count > MAX_HEADERS or head.translate(None, _TEXT) != _LINE_ENDS[count]:
-            raise Invalid("head bytes")
-        line = lines[0]
-        current, status = _status_lines.get(line) or _read_status_line(line)
-        headers = []
+        status_line = _status_lines.get(lines[0])
+        known = [read for line in lines[1:] if (read := _lines.get(line)) is not None]
+        if status_line is None or len(known) < len(lines) - 1 or len(known) > MAX_HEADERS:
+            status_line, known = _judged(head, lines)
+        current, status = status_line
+        headers: list[tuple[bytes, bytes]] = []
         length: int | None = None
         chunked = False
         options = b""
-        for line in lines[1:]:
-            known = _lines.get(line)
-            if known is not None:
-                headers.append(known)
+        for header, hop in known:
+            if not hop:
+                headers.append(header)
                 continue
-            name, colon, value = line.partition(b":")
-            lower = _names.get(name) or _read_name(name)
-            if not colon:
-                raise Invalid("header without a colon")
-            value = value.strip(b"\t ")
-            if lower not in HOP_BY_HOP:
-                headers.append(_remember_line(line, (lower, value)))
-            elif lower == b"content-length":
+            name, value = header
+            if name == b"content-length":
                 # RFC 9112 6.3 (5). Two that agree are refused as well: nobody who means well sends two.
                 if length is not None or not value.isdigit() or len(value) > MAX_LENGTH_DIGITS:
                     raise Invalid("content length")
                 length = int(value)
-            elif lower == b"transfer-encoding":
+            elif name == b"transfer-encoding":
                 if chunked or value.lower() != b"chunked" or not current:
                     raise Invalid("transfer coding")
                 chunked = True
-            elif lower == b"connection":
+            elif name == b"connection":
                 options += b"," + value if options else value
         if chunked and length is not None:
             raise Invalid("two framings")  # RFC 9112 6.1: an attack, not a choice
         if status < 200:
+            # RFC 9110 15.2: interim answers are read past. A switch of protocols was never asked for (7.8).
+            if status == 101:
+                raise Invalid("switch of protocols")
             return status
 
         self.keep = current
@@ -387,12 +377,32 @@ def _read_status_line(line: bytes) -> tuple[bool, int]:
     return known
 
 
-def _remember_line(line: bytes, header: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+_Line = tuple[tuple[bytes, bytes], bool]
+
+
+def _judged(head: bytes, lines: list[bytes]) -> tuple[tuple[bool, int], list[_Line]]:
+    """The lines of a head, one of which at least was never seen before: status line and headers, as remembered."""
+    count = len(lines) - 1
+    # One pass for every byte: without text, exactly the line ends are left. A bare CR or LF, a NUL or another
+    # control byte leaves something else (RFC 9112 2.2, RFC 9110 5.5).
+    if count > MAX_HEADERS or head.translate(None, _TEXT) != _LINE_ENDS[count]:
+        raise Invalid("head bytes")
+    status_line = _status_lines.get(lines[0]) or _read_status_line(lines[0])
+    return status_line, [_lines.get(line) or _read_line(line) for line in lines[1:]]
+
+
+def _read_line(line: bytes) -> _Line:
+    """One header, remembered when it is short: most come again with the next answer."""
+    name, colon, value = line.partition(b":")
+    lower = _names.get(name) or _read_name(name)
+    if not colon:
+        raise Invalid("header without a colon")
+    read = (lower, value.strip(b"\t ")), lower in HOP_BY_HOP
     if len(line) <= 128:
         if len(_lines) >= _MAX_KNOWN:  # dates and ids never come again: what does will be back at once
             _lines.clear()
-        _lines[line] = header
-    return header
+        _lines[line] = read
+    return read
 
 
 def _read_name(name: bytes) -> bytes:

@@ -75,8 +75,11 @@ class _Lean:
 
     def __init__(self) -> None:
         self.seen: list[str] = []
+        self.plans: dict[bytes, object] = {}
 
-    def take(self, client: object, peer: str, message: RawRequestMessage) -> Exchange | None:
+    def take(
+        self, client: object, peer: str, message: RawRequestMessage, data: bytes | None
+    ) -> Exchange | None:
         if self.seen:
             return None
         self.seen.append(message.path)

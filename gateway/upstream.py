@@ -24,7 +24,7 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 from gateway import config
-from gateway.connection import TICK_S, Connection, problem_of
+from gateway.connection import TICK_S, Connection, UpstreamRequest, problem_of
 from gateway.problem import Problem
 from gateway.reply import CRLF, HOP_BY_HOP, Headers, Sink
 
@@ -32,22 +32,6 @@ log = logging.getLogger("gateway.upstream")
 
 BUFFER = 262_144
 """Bytes a `Reply` holds for a slow reader before the upstream is made to wait (one read may come on top)."""
-
-
-@dataclass(frozen=True, slots=True)
-class UpstreamRequest:
-    """One request as it will go out, but for Host and the framing.
-
-    `target` is in origin form. `headers` are in order, repeats kept. `idempotent` allows one more try on a
-    connection that turns out stale. `share` is whose part of the pool this takes: a token's id.
-    """
-
-    method: str
-    target: bytes | str
-    headers: Headers
-    body: bytes = b""
-    idempotent: bool = False
-    share: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +86,18 @@ class Upstream:
         connection is the caller's to pause, resume and abort until the sink hears `on_done` or `on_error`.
         Raises: Problem "overloaded".
         """
-        return self._begin(request, wire, sink)
+        held = self._shares.get(request.share, 0)
+        if held >= self.settings.max_connections_per_token:
+            raise _overloaded("Too many requests of this token are under way.")
+        idle, oldest = self._idle, self._loop.time() - self.settings.idle_timeout_s
+        while idle:
+            connection = idle.popitem()[0]
+            if connection.idle_since > oldest and connection.quiet():
+                self._shares[request.share] = held + 1
+                connection.start(request, wire, sink)
+                return connection
+            self.drop(connection)
+        return None
 
     async def close(self) -> None:
         """Aborts every connection, and waits until the loop has let go of them. No exchange begins after."""
@@ -133,40 +128,18 @@ class Upstream:
 
     # -- for Reply and Connection
 
-    def _begin(self, request: UpstreamRequest, wire: bytes, sink: Sink) -> Connection | None:
-        self._hold(request.share)
-        connection = self._take()
-        if connection is None:
-            self.free(request.share)
-        else:
-            self._start(connection, request, wire, sink)
-        return connection
-
     async def _begin_on_new(self, request: UpstreamRequest, wire: bytes, sink: Sink) -> Connection:
-        self._hold(request.share)
+        held = self._shares.get(request.share, 0)
+        if held >= self.settings.max_connections_per_token:
+            raise _overloaded("Too many requests of this token are under way.")
+        self._shares[request.share] = held + 1
         try:
             connection = await self._connect()
         except BaseException:
             self.free(request.share)
             raise
-        self._start(connection, request, wire, sink)
+        connection.start(request, wire, sink)
         return connection
-
-    @staticmethod
-    def _start(connection: Connection, request: UpstreamRequest, wire: bytes, sink: Sink) -> None:
-        connection.start(
-            wire,
-            sink,
-            no_body=request.method == "HEAD",
-            idempotent=request.idempotent,
-            share=request.share,
-        )
-
-    def _hold(self, share: str) -> None:
-        held = self._shares.get(share, 0)
-        if held >= self.settings.max_connections_per_token:
-            raise _overloaded("Too many requests of this token are under way.")
-        self._shares[share] = held + 1
 
     def free(self, share: str) -> None:
         held = self._shares[share] - 1
@@ -175,21 +148,14 @@ class Upstream:
         else:
             del self._shares[share]
 
-    def _take(self) -> Connection | None:
-        idle = self._idle
-        while idle:
-            connection = idle.popitem()[0]
-            if (
-                self._loop.time() - connection.idle_since < self.settings.idle_timeout_s
-                and connection.quiet()
-            ):
-                return connection
-            self.drop(connection)
-        return None
-
-    def park(self, connection: Connection) -> None:
+    def park(self, connection: Connection, share: str) -> None:
         connection.idle_since = self._loop.time()
         self._idle[connection] = None
+        held = self._shares[share] - 1  # as `free`
+        if held:
+            self._shares[share] = held
+        else:
+            del self._shares[share]
 
     def drop(self, connection: Connection) -> None:
         self._all.discard(connection)
@@ -315,7 +281,7 @@ class Reply:
 
     async def __aenter__(self) -> Reply:
         upstream, request = self._upstream, self._request
-        self._connection = upstream._begin(request, self._wire, self)
+        self._connection = upstream.begin(request, self._wire, self)
         if self._connection is None:
             self._connection = await upstream._begin_on_new(request, self._wire, self)
         await self._head()

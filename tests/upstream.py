@@ -16,8 +16,9 @@ import pytest
 import uvloop
 
 from gateway import config
+from gateway.connection import UpstreamRequest
 from gateway.problem import Problem
-from gateway.upstream import Stats, Upstream, UpstreamRequest
+from gateway.upstream import Stats, Upstream
 
 Script = Callable[["Peer"], Awaitable[None]]
 

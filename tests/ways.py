@@ -46,6 +46,8 @@ class Scene:
     raw: RawUpstream
     running: Running
     taken: list[bool] = field(default_factory=list)
+    repeated: int = 0
+    """How many of those that were taken were not even parsed."""
     _before: tuple[int, int] = (0, 0)
 
     def get(self, *fields: str | bytes, target: str = NI, who: str = "network") -> bytes:
@@ -93,6 +95,7 @@ class Scene:
         self.running.gateway.recorder.flush()
         self._before = (len(self.raw.requests), len(self.running.records()))
         self.taken.clear()
+        self.repeated = 0
 
 
 def warmed(then: Script) -> Script:
@@ -176,14 +179,22 @@ def _watch_taking(made: Scene) -> None:
     lean = made.running.gateway.lean
     if lean is None:
         return
-    take = lean.take
+    take, repeat = lean.take, lean.repeat
 
     def watched(*args: Any) -> Any:
         exchange = take(*args)
         made.taken.append(exchange is not None)
         return exchange
 
+    def repeated(*args: Any) -> Any:
+        exchange = repeat(*args)
+        if exchange is not None:  # else `take` is asked as well
+            made.taken.append(True)
+            made.repeated += 1
+        return exchange
+
     lean.take = watched  # type: ignore[method-assign]
+    lean.repeat = repeated  # type: ignore[method-assign]
 
 
 # -- what is compared between the ways

@@ -9,8 +9,9 @@ import time
 
 import pytest
 
+from gateway.connection import UpstreamRequest
 from gateway.problem import Problem
-from gateway.upstream import BUFFER, Stats, UpstreamRequest
+from gateway.upstream import BUFFER, Stats
 from tests.upstream import (
     GET,
     OK,

@@ -7,8 +7,9 @@ import asyncio
 import pytest
 
 from gateway import config
+from gateway.connection import UpstreamRequest
 from gateway.problem import Problem
-from gateway.upstream import Stats, Upstream, UpstreamRequest
+from gateway.upstream import Stats, Upstream
 from tests.upstream import (
     GET,
     OK,

@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gateway import config
+from gateway.connection import UpstreamRequest
 from gateway.problem import Problem
 from gateway.reply import Cut, Invalid, Parser
-from gateway.upstream import Upstream, UpstreamRequest
+from gateway.upstream import Upstream
 from tests.upstream import RawUpstream, says_and_closes
 
 INTERIM = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
