@@ -56,6 +56,17 @@ async def what_moved() -> str | None:
         await _until(lambda: len(served) == 3)
         if (lean.seen, waited, served) != (["/1"], ["/2", "/3"], ["/2", "/3", "/4"]):
             return "requests behind an exchange, or with a body, did not take the general way in order"
+        ready = cast(Any, connection)._ours_to_read
+        await _until(ready)
+        connection.data_received(GET % 5)
+        await _until(lambda: len(served) == 4 and ready())
+        lean.plans[GET % 5] = "a plan"
+        connection.data_received(GET % 5)  # taken without being parsed
+        cast(Any, connection).exchanged(False)
+        connection.data_received(GET % 6)
+        await _until(lambda: len(served) == 5)
+        if (lean.seen, served[3:]) != (["/1", "a plan"], ["/5", "/6"]):
+            return "a request that was not parsed a second time left the parser out of step"
     except Exception as error:
         return f"driving a connection ended in {type(error).__name__}"
     finally:
@@ -71,11 +82,11 @@ async def _until(true: Any) -> None:
 
 
 class _Lean:
-    """Takes the first request, and leaves every other."""
+    """Takes the first request and what it knows, and leaves every other."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
-        self.plans: dict[bytes, object] = {}
+        self.plans: dict[bytes, str] = {}
 
     def take(
         self, client: object, peer: str, message: RawRequestMessage, data: bytes | None
@@ -83,6 +94,10 @@ class _Lean:
         if self.seen:
             return None
         self.seen.append(message.path)
+        return cast(Exchange, _Exchange())
+
+    def repeat(self, client: object, peer: str, plan: str) -> Exchange:
+        self.seen.append(plan)
         return cast(Exchange, _Exchange())
 
 

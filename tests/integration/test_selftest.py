@@ -27,8 +27,10 @@ async def test_a_private_part_that_moved_is_named(monkeypatch):
         lambda monkeypatch: monkeypatch.setattr(Handler, "_ours_to_read", lambda self: False),
         lambda monkeypatch: monkeypatch.setattr(Handler, "_wake", lambda self: None),
         lambda monkeypatch: monkeypatch.setattr(Handler, "data_received", lambda self, data: 1 / 0),
+        lambda monkeypatch: monkeypatch.setattr(Handler, "exchanged", lambda self, close: None),
+        lambda monkeypatch: monkeypatch.setattr(selftest._Lean, "repeat", lambda self, *_: None),
     ],
-    ids=["not offered", "not woken", "raises"],
+    ids=["not offered", "not woken", "raises", "not over", "not repeated"],
 )
 async def test_a_connection_that_behaves_otherwise_is_noticed(monkeypatch, broken):
     broken(monkeypatch)
