@@ -15,9 +15,10 @@ from pathlib import Path
 
 from aiohttp import web
 
-from gateway import admin, cases, wire
+from gateway import admin, wire
 from gateway.audit import Recorder
 from gateway.authenticate import Authenticator
+from gateway.compile import compile
 from gateway.config import Config, Listen, SideListener
 from gateway.config import Upstream as UpstreamSettings
 from gateway.exchange import Exchanges, on_prepare
@@ -29,11 +30,13 @@ from gateway.oauth import OAuth
 from gateway.operation import Catalogue
 from gateway.ops import Operations
 from gateway.policy import PolicySet, packaged
+from gateway.proof import prove
 from gateway.ratelimit import RateLimit
 from gateway.selfservice import SelfService
 from gateway.selftest import what_moved
 from gateway.store import Store, open_store
 from gateway.store.keys import load_or_create_keys
+from gateway.table import Policies, Table
 from gateway.tomlfile import ConfigError, Fault
 from gateway.upstream import Upstream
 from gateway.verdicts import Verdicts
@@ -136,20 +139,21 @@ def load_catalogue(config: Config | None = None) -> Catalogue:
     return Catalogue.load(path.read_text(encoding="utf-8"), str(path), extra)
 
 
-def load_policies(config: Config, catalogue: Catalogue) -> PolicySet:
-    """The packaged policies with the operator's laid over them. Raises: ConfigError.
+def load_policies(config: Config, catalogue: Catalogue) -> Table:
+    """The packaged policies with the operator's laid over them, compiled and held against every invariant.
 
-    What the operator adds is held against every invariant, which takes about a second; the packaged set alone
-    was, by the tests it was shipped with.
+    Raises: ConfigError, for a broken invariant with a request that shows it.
     """
-    if config.policies.local is None:
-        return PolicySet.load(operations=catalogue.variants())
-    policies = PolicySet.load(local=Path(config.policies.local), operations=catalogue.variants())
-    results = cases.check_invariants(policies, catalogue.variants())
-    broken = [Fault(it.file, it.line, it.name, it.text) for it in results if not it.passed]
+    local = None if config.policies.local is None else Path(config.policies.local)
+    policies = PolicySet.load(local=local, operations=catalogue.variants())
+    table = compile(policies, catalogue.variants())
+    broken = [
+        Fault(it.invariant.file, it.invariant.line, it.invariant.id, it.text)
+        for it in prove(table, policies.invariants)
+    ]
     if broken:
         raise ConfigError(broken)
-    return policies
+    return table
 
 
 def load_credentials(settings: UpstreamSettings) -> Credentials:
@@ -175,12 +179,12 @@ async def build(
     """
     wire.require_c_parser()
     catalogue = load_catalogue(config)
-    policies = load_policies(config, catalogue)
+    policies = Policies(load_policies(config, catalogue))
     credentials = credentials or load_credentials(config.upstream)
     keyring = load_or_create_keys(config.store.keys)
     metrics = Metrics()
     later = asyncio.get_running_loop().call_later
-    recorder = Recorder(config.record.path, lambda: policies.digest[:16], clock, later)
+    recorder = Recorder(config.record.path, lambda: policies.table.digest[:16], clock, later)
     store = await open_store(config.store, clock)
     limits, tokens = config.limits, config.tokens
     verdicts = Verdicts(store, clock, limits.remembered_tokens)
@@ -238,8 +242,10 @@ def _application(exchanges: Exchanges) -> web.Application:
     return app
 
 
-def _gauges(metrics: Metrics, upstream: Upstream, recorder: Recorder, policies: PolicySet) -> None:
+def _gauges(metrics: Metrics, upstream: Upstream, recorder: Recorder, policies: Policies) -> None:
     metrics.gauge("upstream_connections", "Connections to the upstream.", lambda: upstream.stats().open)
     metrics.gauge("upstream_busy", "Connections to the upstream in use.", lambda: upstream.stats().busy)
     metrics.gauge("record_failures", "Decision records that could not be written.", lambda: recorder.alarms)
-    metrics.gauge("policy_alarms", "Policy evaluations that failed and denied.", lambda: policies.alarms)
+    metrics.gauge(
+        "policy_alarms", "Policy evaluations that failed and denied.", lambda: policies.table.alarms
+    )

@@ -56,7 +56,7 @@ class Recorder:
 
     def begun(self, event: AuditEvent) -> None:
         """The line that has to exist before a change goes upstream. Raises: Problem "record-unavailable"."""
-        if not self._write(self._line("begun", event, self._clock(), self._digest())):
+        if not self._write(self._line("begun", event, self._clock(), self._policies(event))):
             raise Problem("record-unavailable", "A change is not forwarded while it cannot be recorded.")
 
     def record(self, event: AuditEvent) -> None:
@@ -67,13 +67,17 @@ class Recorder:
         """
         call, now = event.call, self._clock()
         if event.problem is not None or call is None or call.operation.effect != "read":
-            self._write(self._line("exchange", event, now, self._digest()))
+            self._write(self._line("exchange", event, now, self._policies(event)))
             return
-        self._waiting.append((event, now, self._digest()))
+        self._waiting.append((event, now, self._policies(event)))
         if len(self._waiting) >= TOGETHER:
             self.flush()
         elif len(self._waiting) == 1:
             self._later(LATE_S, self.flush)
+
+    def _policies(self, event: AuditEvent) -> str:
+        """The digest of the policies that decided: those put in force meanwhile did not."""
+        return event.policy_digest or self._digest()
 
     def flush(self) -> None:
         """Write what waits."""
@@ -145,7 +149,7 @@ class Recorder:
 def _fragment(event: AuditEvent, digest: str) -> str:
     """What of a line does not change from one request to the next of its kind."""
     standing = {"surface": event.surface, "client": event.client, "method": event.method}
-    said = standing | _who(event) | _what(event) | {"policy_digest": digest}
+    said = standing | _who(event) | _what(event) | {"policy_digest": digest[:16]}
     fields = {name: value for name, value in said.items() if value is not None}
     return "," + json.dumps(fields, separators=(",", ":"))[1:-1]
 

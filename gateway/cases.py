@@ -1,7 +1,7 @@
 """The cases that go with the policies: who asks for what, what is expected, and by which policies.
 
 A case asserts the why as well as the what. Reading has the faults of every other file here (`file:line: key:`);
-running has no effects. The invariants are tried the same way: over every kind of owner, relation and operation.
+running has no effects. A broken invariant is reported like a failing case.
 
 Source: section 6 and section 7 of the design.
 """
@@ -10,20 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from datetime import datetime
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from gateway import tomlfile
 from gateway.model import (
-    ACCOUNT_KINDS,
     DEFAULT_SCOPES,
-    RELATIONS,
-    ROLES,
     SCOPES,
     Account,
     AccountKind,
+    ColumnClass,
     Decision,
+    Moment,
     Operation,
     Owner,
     PolicyRef,
@@ -32,12 +32,35 @@ from gateway.model import (
     Role,
 )
 from gateway.operation import Catalogue
-from gateway.policy import Invariant, PolicySet, packaged, relation
+from gateway.policy import REVEALED_BY, Asked, Invariant, packaged, relation
 from gateway.problem import Problem
+from gateway.proof import prove
+from gateway.table import Table
 from gateway.target import judge
 from gateway.tomlfile import ConfigError, Fault
 
 Faults = Iterator[tuple[str, str]]
+
+
+class Decides(Protocol):
+    """What cases are tried on: a set of policies, or the table compiled from it."""
+
+    @property
+    def policies(self) -> tuple[PolicyRef, ...]:
+        """All policies that are loaded together."""
+
+    def decide(
+        self, principal: Principal, operation: Operation, relation: Relation, moment: Moment
+    ) -> Decision:
+        """Whether the token may."""
+
+    def owner_may(
+        self, owner: Owner, asked: Asked, relation: Relation, moment: Moment, token_id: str
+    ) -> Decision:
+        """Whether its owner may, scopes aside."""
+
+    def visible(self, principal: Principal, relation: Relation, moment: Moment) -> frozenset[ColumnClass]:
+        """The column classes that the token may see."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +74,7 @@ class CasePrincipal:
     administrator: bool = False
     scopes: tuple[str, ...] = DEFAULT_SCOPES
     user: str = "1"
+    token: str = "case"
 
     def check(self) -> Faults:
         for scope in self.scopes:
@@ -60,7 +84,7 @@ class CasePrincipal:
     def principal(self) -> Principal:
         network = self.account if self.kind == "network" else self.network or ""
         owner = Owner(self.user, Account(self.kind, self.account, network), self.role, self.administrator)
-        return Principal("case", owner, frozenset(self.scopes), 0)
+        return Principal(self.token, owner, frozenset(self.scopes), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +92,8 @@ class Case:
     """One `[[case]]`. `account_network`: the network that the account in the path is stored under, if it is.
 
     `body_keys` are the top-level keys of the request's body. Without `policies`, any may be behind the decision.
+    `reveal` are the column classes that may be seen in an answer, and `reveal_policies` all that say so.
+    The request comes at the time `at`, as in "2026-11-24T06:00:00Z", from the address `client`.
     """
 
     name: str
@@ -77,11 +103,27 @@ class Case:
     policies: tuple[str, ...] | None = None
     account_network: str | None = None
     body_keys: tuple[str, ...] = ()
+    reveal: tuple[ColumnClass, ...] | None = None
+    reveal_policies: tuple[str, ...] | None = None
+    at: str = "2026-11-24T06:00:00Z"
+    client: str = "192.0.2.1"
 
     def check(self) -> Faults:
         method, space, target = self.request.partition(" ")
         if not (method.isalpha() and method.isupper() and space and target.startswith("/")):
             yield "request", 'expected a method and a target, such as "GET /api/2022-08-01/33/network.json"'
+        try:
+            if datetime.fromisoformat(self.at).tzinfo is None:
+                yield "at", "expected a time with its zone, such as 2026-11-24T06:00:00Z"
+        except ValueError:
+            yield "at", "expected a time such as 2026-11-24T06:00:00Z"
+        try:
+            ip_address(self.client)
+        except ValueError:
+            yield "client", "expected an IP address"
+
+    def moment(self) -> Moment:
+        return Moment(datetime.fromisoformat(self.at).timestamp(), self.client)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +150,7 @@ class CaseResult:
 
 
 def run_cases(
-    policies: PolicySet, catalogue: Catalogue, folder: Path | None = None, local: Path | None = None
+    policies: Decides, catalogue: Catalogue, folder: Path | None = None, local: Path | None = None
 ) -> list[CaseResult]:
     """Every case in `cases/*.toml` of the policy folder (the packaged one by default) and of the local one.
 
@@ -127,7 +169,7 @@ def run_cases(
     return results
 
 
-def untested(policies: PolicySet, results: Sequence[CaseResult]) -> tuple[PolicyRef, ...]:
+def untested(policies: Decides, results: Sequence[CaseResult]) -> tuple[PolicyRef, ...]:
     """The policies that no passing case names as being behind its decision."""
     named = {policy_id for result in results if result.passed for policy_id in result.policies}
     return tuple(policy for policy in policies.policies if policy.id not in named)
@@ -153,7 +195,7 @@ def _cases(path: Path) -> list[tuple[Case, str, int]]:
     return found
 
 
-def _run(policies: PolicySet, catalogue: Catalogue, case: Case, file: str, line: int) -> CaseResult:
+def _run(policies: Decides, catalogue: Catalogue, case: Case, file: str, line: int) -> CaseResult:
     method, _, target = case.request.partition(" ")
     try:
         call = catalogue.identify(method, judge(target, ""))
@@ -163,15 +205,36 @@ def _run(policies: PolicySet, catalogue: Catalogue, case: Case, file: str, line:
     call = catalogue.with_keys(call, case.body_keys)
     principal = case.principal.principal()
     related = relation(principal.owner, call.operation, call.account_id, case.account_network)
-    decision = policies.decide(principal, call.operation, related)
+    moment = case.moment()
+    decision = policies.decide(principal, call.operation, related, moment)
     got, behind = _outcome(decision), tuple(policy.id for policy in decision.policies)
     asserted = behind if case.policies is None else case.policies
-    if got == case.expect and sorted(asserted) == sorted(behind) and decision.error is None:
-        return CaseResult(case.name, file, line, True, "", case.policies or ())
-    text = f"expected {_said(case.expect, asserted)}, got {_said(got, behind)}"
-    if decision.error is not None:
-        text += f" ({decision.error})"
-    return CaseResult(case.name, file, line, False, text, case.policies or ())
+    named = (*(case.policies or ()), *(case.reveal_policies or ()))
+    text = ""
+    if got != case.expect or sorted(asserted) != sorted(behind) or decision.error is not None:
+        text = f"expected {_said(case.expect, asserted)}, got {_said(got, behind)}"
+        text += "" if decision.error is None else f" ({decision.error})"
+    elif case.reveal is not None or case.reveal_policies is not None:
+        text = _revealed(policies, case, principal, related, moment)
+    return CaseResult(case.name, file, line, not text, text, named)
+
+
+def _revealed(policies: Decides, case: Case, principal: Principal, related: Relation, moment: Moment) -> str:
+    """What is wrong with the column classes that may be seen; "" when they are as expected."""
+    seen = tuple(sorted(policies.visible(principal, related, moment)))
+    owner, token_id = principal.owner, principal.token_id
+    decisions = [policies.owner_may(owner, name, related, moment, token_id) for name in REVEALED_BY]
+    behind = tuple(dict.fromkeys(policy.id for decision in decisions for policy in decision.policies))
+    wanted = seen if case.reveal is None else tuple(sorted(case.reveal))
+    asserted = behind if case.reveal_policies is None else case.reveal_policies
+    if seen == wanted and sorted(asserted) == sorted(behind):
+        return ""
+    return f"expected {_shown(wanted, asserted)}, got {_shown(seen, behind)}"
+
+
+def _shown(classes: Sequence[str], policies: Sequence[str]) -> str:
+    columns = ", ".join(classes) or "no"
+    return f"{columns} columns to be seen by {', '.join(sorted(policies)) or 'no policy'}"
 
 
 def _outcome(decision: Decision) -> str:
@@ -184,75 +247,9 @@ def _said(outcome: str, policies: Sequence[str]) -> str:
     return f"{outcome} by {', '.join(sorted(policies)) or 'no policy'}"
 
 
-# --- Invariants ----------------------------------------------------------------------------------------------
-
-ACCOUNTS: dict[AccountKind, Account] = {
-    "network": Account("network", "33", "33"),
-    "advertiser": Account("advertiser", "706", "33"),
-    "affiliate": Account("affiliate", "808", "33"),
-}
-VERSIONS = {"transactions": "2020-10-01", "network_integration": "2022-08-01"}
-
-
-def check_invariants(policies: PolicySet, operations: Sequence[Operation]) -> list[CaseResult]:
+def check_invariants(table: Table, invariants: Sequence[Invariant]) -> list[CaseResult]:
     """One result for each invariant; a broken one names an owner and a request that would be allowed."""
-    cells = [
-        (Owner("1", ACCOUNTS[kind], role, administrator), operation, related)
-        for kind, role, administrator, related, operation in product(
-            ACCOUNT_KINDS, ROLES, (False, True), RELATIONS, operations
-        )
+    broken = {found.invariant.id: found.text for found in prove(table, invariants)}
+    return [
+        CaseResult(it.id, it.file, it.line, it.id not in broken, broken.get(it.id, "")) for it in invariants
     ]
-    # A cell that some request leads to makes the better example.
-    cells.sort(key=lambda cell: not _reachable(*cell))
-    return [_check(policies, invariant, cells) for invariant in policies.invariants]
-
-
-def _check(
-    policies: PolicySet, invariant: Invariant, cells: Sequence[tuple[Owner, Operation, Relation]]
-) -> CaseResult:
-    for owner, operation, related in cells:
-        if _concerns(invariant, owner, operation, related):
-            decision = policies.owner_may(owner, operation, related)
-            if decision.allowed:
-                behind = ", ".join(policy.id for policy in decision.policies)
-                text = (
-                    f"broken by {behind}: {_request(owner, operation, related)} would be allowed to "
-                    f"{'an administrator, ' if owner.administrator else ''}{owner.role} of {owner.account.key}"
-                )
-                return CaseResult(invariant.id, invariant.file, invariant.line, False, text)
-    return CaseResult(invariant.id, invariant.file, invariant.line, True)
-
-
-def _concerns(invariant: Invariant, owner: Owner, operation: Operation, related: Relation) -> bool:
-    cell: dict[str, str | bool] = {
-        "kind": owner.account.kind,
-        "role": owner.role,
-        "administrator": owner.administrator,
-        "relation": related,
-        "api": operation.api,
-        "effect": operation.effect,
-        "status": operation.status,
-        "operation": operation.id,
-    }
-    return all(cell[dimension] in values for dimension, values in invariant.when.items())
-
-
-def _reachable(owner: Owner, operation: Operation, related: Relation) -> bool:
-    same_kind = operation.account_kind == owner.account.kind
-    if related == "own":
-        return same_kind
-    return related != "network" or (owner.account.kind == "network" and not same_kind)
-
-
-def _request(owner: Owner, operation: Operation, related: Relation) -> str:
-    """A request line that asks for the operation, naming an account that stands so to the owner's."""
-    path = operation.path
-    if related == "none":
-        path = path.replace("/{network_id}", "", 1)
-    elif operation.account is not None:
-        named = owner.account.id if related == "own" else "706" if related == "network" else "99"
-        path = path.replace("{" + operation.account + "}", named)
-    path = path.replace("{version}", VERSIONS[operation.api]).replace("{format}", operation.formats[0])
-    while "{" in path:
-        path = path[: path.index("{")] + "1" + path[path.index("}") + 1 :]
-    return f"{operation.methods[0]} {path}"

@@ -372,13 +372,14 @@ def _add_policy(commands: Any) -> None:
 
 def _policy_test(options: argparse.Namespace) -> int:
     from gateway import cases
+    from gateway.compile import compile
 
     if options.directory and options.policies:
         return _wrong("give the directory once")
     folder = options.directory or options.policies
     catalogue, policies = _load_policies(folder)
     results = cases.run_cases(policies, catalogue, None if folder is None else Path(folder))
-    results += cases.check_invariants(policies, catalogue.variants())
+    results += cases.check_invariants(compile(policies, catalogue.variants()), policies.invariants)
     failed = [result for result in results if not result.passed]
     silent = cases.untested(policies, results)
     if options.json:

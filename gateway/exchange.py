@@ -63,14 +63,14 @@ class Exchanges:
         self._recorder = recorder
         self._authenticator = authenticator
         self._metrics = metrics
-        self._clock = clock
+        self.clock = clock
         self._process = secrets.token_hex(8)
         self._number = itertools.count()
 
     def begin(self, method: str, client: str, surface: str) -> AuditEvent:
         """A new event. Its request id is unique: 64 random bits of the process, and a count."""
         return AuditEvent(
-            f"{self._process}{next(self._number) & 0xFFFFFFFF:08x}", self._clock(), surface, method, client
+            f"{self._process}{next(self._number) & 0xFFFFFFFF:08x}", self.clock(), surface, method, client
         )
 
     def middleware(self) -> Middleware:

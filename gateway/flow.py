@@ -21,12 +21,13 @@ from gateway.authenticate import Authenticator
 from gateway.config import Limits
 from gateway.connection import UpstreamRequest
 from gateway.exchange import EVENT, HEAD, TARGET, Exchanges, break_off, too_large
-from gateway.model import Account, AuditEvent, Call, Decision, Principal
+from gateway.model import Account, AuditEvent, Call, Decision, Moment, Principal
 from gateway.operation import Catalogue
-from gateway.policy import PolicySet, relation
+from gateway.policy import relation
 from gateway.problem import Headers, Problem
 from gateway.ratelimit import RateLimit
 from gateway.store import Store
+from gateway.table import Policies, Table
 from gateway.upstream import Reply, Upstream
 
 BODYLESS = frozenset({"GET", "DELETE"})
@@ -62,7 +63,7 @@ class Flow:
     exchanges: Exchanges
     authenticator: Authenticator
     catalogue: Catalogue
-    policies: PolicySet
+    policies: Policies
     store: Store
     credentials: Credentials
     upstream: Upstream
@@ -72,19 +73,19 @@ class Flow:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one request on `/api/`, or refuse it by a Problem that names why."""
-        event, head = request[EVENT], request[HEAD]
+        event, head, table = request[EVENT], request[HEAD], self.policies.table
         wanted = request[TARGET]
         _judge_framing(request.method, head, self.limits.max_body_bytes)
         principal = event.principal = await self.authenticator.principal(head.authorization, event.client)
         call = event.call = self.catalogue.identify(request.method, wanted)
-        await self.decide(event, principal, call)
+        await self.decide(event, principal, call, table)
         spent = self.rate.spend(principal.token_id)
         sent = await self.exchanges.receive_json(request, self.limits)
         if call.operation.effect != "read":
             # What replaces a stored set is another, graver effect; and while a body comes, a token can be deleted.
             call = event.call = self.catalogue.with_keys(call, sent.keys | wanted.query_names)
             principal = event.principal = await self.authenticator.principal(head.authorization, event.client)
-            await self.decide(event, principal, call)
+            await self.decide(event, principal, call, table)
         prepared = self.prepare(request.method, wanted.raw, request.raw_headers, principal, call, sent.raw)
         if call.operation.effect != "read":
             self.recorder.begun(event)
@@ -92,24 +93,25 @@ class Flow:
             event.upstream_status = reply.status
             return await self._answer(request, event, reply, spent)
 
-    async def decide(self, event: AuditEvent, principal: Principal, call: Call) -> Decision:
-        """Whether this principal may make this call. Raises: the Problem of the refusal."""
+    async def decide(self, event: AuditEvent, principal: Principal, call: Call, table: Table) -> Decision:
+        """Whether this principal may make this call. Raises: the Problem of the refusal.
+
+        `table` is the one that was in force when the request began: it keeps it to its end.
+        """
         network = None
         if asks_the_store(principal, call) and call.account_id is not None:
             kind = call.operation.account_kind
             stored = await self.store.account(kind, call.account_id) if kind is not None else None
             network = None if stored is None else stored.network
-        decision = event.decision = self.judged(principal, call, network)
+        related = relation(principal.owner, call.operation, call.account_id, network)
+        moment = Moment(event.began, event.client)
+        event.policy_digest = table.digest
+        decision = event.decision = table.decide(principal, call.operation, related, moment)
         if not decision.allowed:
             raise refusal(decision, call)
         if not reaches(principal, call):
             raise Problem("account-not-allowed", "The token is limited to some of its owner's accounts.")
         return decision
-
-    def judged(self, principal: Principal, call: Call, account_network: str | None) -> Decision:
-        """What the policies say. `account_network`: the network that the path's account is stored under."""
-        related = relation(principal.owner, call.operation, call.account_id, account_network)
-        return self.policies.decide(principal, call.operation, related)
 
     def prepare(
         self, method: str, raw: str, head: headers.Pairs, principal: Principal, call: Call, sent: bytes

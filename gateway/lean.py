@@ -28,8 +28,10 @@ from gateway import headers, target
 from gateway.connection import Connection, UpstreamRequest
 from gateway.exchange import Exchanges, standing_fields
 from gateway.flow import MAX_REFUSAL_BYTES, Flow, asks_the_store, flows, passed_on, reaches
-from gateway.model import AuditEvent, Call, Decision, Principal
+from gateway.model import AuditEvent, Call, Decision, Moment, Principal
+from gateway.policy import relation
 from gateway.problem import Headers, Problem
+from gateway.table import Table
 from gateway.tokens import PREFIX
 
 PLANS = 1_024
@@ -70,7 +72,8 @@ class Plan:
     """What one request comes to, for the principal it was worked out for.
 
     `message` is aiohttp's reading of it. `wire` is the request as it goes upstream; `answer` are the standing
-    header lines of the answer.
+    header lines of the answer. `table` is what decided, and a plan holds while that is in force; it may be kept when
+    it is `steady`: the answer does not depend on the moment.
     """
 
     message: RawRequestMessage
@@ -82,6 +85,8 @@ class Plan:
     request: UpstreamRequest
     wire: bytes
     answer: bytes
+    table: Table
+    steady: bool
 
 
 class Lean:
@@ -107,7 +112,7 @@ class Lean:
             plan = self._plan(peer, message)
             if plan is None:
                 return None
-            if data is not None and len(data) <= LONGEST_KEPT:
+            if plan.steady and data is not None and len(data) <= LONGEST_KEPT:
                 if len(self.plans) >= PLANS:
                     self.plans.clear()
                 self.plans[data] = plan
@@ -127,7 +132,7 @@ class Lean:
         # Who asks, from where, and whether they still may, is asked anew for every request.
         address = flow.authenticator.client(peer, plan.forwarded_for)
         principal = flow.authenticator.remembered(plan.authorization, address)
-        if principal is not plan.principal:
+        if principal is not plan.principal or plan.table is not flow.policies.table:
             return None
         limited = flow.rate.per_minute
         if limited and flow.rate.spent(principal.token_id):
@@ -138,6 +143,7 @@ class Lean:
             return None
         event = self._exchanges.begin("GET", address, "proxy")
         event.principal, event.call, event.decision = principal, plan.call, plan.decision
+        event.policy_digest = plan.table.digest
         exchange.connection, exchange.event = connection, event
         if limited:
             exchange.spent = flow.rate.spend(principal.token_id)
@@ -157,13 +163,17 @@ class Lean:
         call = flow.catalogue.identify("GET", target.judge(raw, head.host, len(raw)))
         if call.operation.effect != "read" or asks_the_store(principal, call):
             return None
-        decision = flow.judged(principal, call, None)
+        table = flow.policies.table
+        related = relation(principal.owner, call.operation, call.account_id, None)
+        moment = Moment(self._exchanges.clock(), address)
+        decision = table.decide(principal, call.operation, related, moment)
         if not decision.allowed or not reaches(principal, call):
             return None
         request = flow.prepare("GET", raw, message.raw_headers, principal, call, b"")
         return Plan(
             message, head.authorization, head.forwarded_for, principal, call, decision, request,
             flow.upstream.encode(request), _lines((*standing_fields(principal), ("Via", headers.VIA))),
+            table, table.steady(principal.owner, call.operation, related, principal.token_id),
         )  # fmt: skip
 
     def over(self, exchange: Exchange, event: AuditEvent) -> None:

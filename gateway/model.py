@@ -17,6 +17,7 @@ Api = Literal["transactions", "network_integration"]
 Effect = Literal["read", "write", "destroy", "publish", "impersonate"]
 Relation = Literal["own", "network", "none", "other"]
 Status = Literal["current", "legacy", "refused_upstream"]
+ColumnClass = Literal["public", "pii", "financial"]
 
 ACCOUNT_KINDS: tuple[AccountKind, ...] = get_args(AccountKind)
 APIS: tuple[Api, ...] = get_args(Api)
@@ -24,6 +25,7 @@ ROLES: tuple[Role, ...] = get_args(Role)
 EFFECTS: tuple[Effect, ...] = get_args(Effect)
 RELATIONS: tuple[Relation, ...] = get_args(Relation)
 STATUSES: tuple[Status, ...] = get_args(Status)
+COLUMN_CLASSES: tuple[ColumnClass, ...] = get_args(ColumnClass)
 
 SCOPES = (
     "transactions:read",
@@ -87,6 +89,14 @@ class Principal:
     accounts: frozenset[str] | None = None
     networks: tuple[Network, ...] | None = None
     bootstrap: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When a request came, in seconds since the epoch, and from which client address. Policies see whole seconds."""
+
+    now: float
+    client: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +172,7 @@ class AuditEvent:
     operation id and the account say what was asked for. Sizes are bytes, times are seconds since the epoch.
 
     `surface` is `proxy`, `oauth`, `admin`, `gateway`, `operations` or `wire` (refused before it had a surface).
+    `policy_digest` is that of the policies it was decided by, where a decision was made.
     `act` names what an admin or OAuth request did, `subject` the token it did it to.
     `outcome`: complete; refused (a Problem); aborted (the client left); cut (the upstream failed in mid-answer,
     so the client's connection was broken off); bug.
@@ -171,6 +182,7 @@ class AuditEvent:
     principal: Principal | None = None
     call: Call | None = None
     decision: Decision | None = None
+    policy_digest: str | None = None
     act: str | None = None
     subject: str | None = None
     status: int = 0

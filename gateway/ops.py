@@ -9,9 +9,9 @@ from aiohttp import web
 
 from gateway.audit import Recorder
 from gateway.metrics import CONTENT_TYPE, Metrics
-from gateway.policy import PolicySet
 from gateway.problem import Problem
 from gateway.store import Store
+from gateway.table import Policies
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Operations:
 
     store: Store
     recorder: Recorder
-    policies: PolicySet
+    policies: Policies
     metrics: Metrics
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
@@ -42,7 +42,7 @@ class Operations:
             {
                 "status": "ready" if ready else "not ready",
                 "checks": checks,
-                "policies": self.policies.digest[:16],
+                "policies": self.policies.table.digest[:16],
             },
             status=200 if ready else 503,
             headers={"Gateway-Answer": "ok" if ready else "not-ready"},

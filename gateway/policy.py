@@ -1,9 +1,10 @@
-"""The policies: a principal, an operation and a relation into a Decision.
+"""The policies and their engine: a principal, an operation and a relation into a Decision, and why.
 
 The owner is judged first, by Cedar with default deny; only what the owner may do is then cut down to the token's
 scopes. Anything but a clean answer of the engine is a denial and an alarm: Cedar skips a `forbid` that fails to
 evaluate, so an error anywhere could otherwise open what that `forbid` closes.
 
+A request is not answered from here, but from the table that is compiled from such a set (`table.py`); this explains.
 Nothing here reads a clock or a socket; only `load` opens files (`policyfile`).
 
 Source: sections 2 and 6 of the design.
@@ -14,8 +15,10 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +27,44 @@ import cedarpy
 from gateway.model import (
     ACCOUNT_KINDS,
     APIS,
+    COLUMN_CLASSES,
     EFFECTS,
     RELATIONS,
     ROLES,
     STATUSES,
     Account,
+    ColumnClass,
     Decision,
+    Moment,
     Operation,
     Owner,
     PolicyRef,
     Principal,
     Relation,
 )
-from gateway.policyfile import NO_ACCOUNT, Invariant, Loaded, Policy, packaged, read
+from gateway.policyfile import Invariant, Loaded, Policy, packaged, read
 from gateway.tomlfile import ConfigError, Fault
+from gateway.words import NO_ACCOUNT, WEEKDAYS
 
 __all__ = [
-    "Considered", "Explanation", "Invariant", "PolicySet", "explanation_as_dict", "explanation_text", "packaged",
-    "relation",
+    "ANY_MOMENT", "REVEALED_BY", "Asked", "Considered", "Engine", "Explanation", "Invariant", "PolicySet", "Situation",
+    "UncleanAnswer", "explanation_as_dict", "explanation_text", "packaged", "relation", "short", "situation",
 ]  # fmt: skip
 
 LOG = logging.getLogger("gateway.policy")
-REMEMBERED = 32_768
+
+ANY_MOMENT = Moment(0.0, "0.0.0.0")  # noqa: S104 (an address to judge from, none to listen on)
+"""For questions whose answer does not depend on the moment."""
+
+REVEALED_BY: Mapping[ColumnClass, str | None] = {
+    "public": None,
+    "pii": "reveal:pii",
+    "financial": "reveal:financial",
+}
+"""The scope that a token needs to see the columns of a class; None for none."""
+
+Asked = Operation | ColumnClass
+"""What a policy is asked about: an operation to call, or a class of columns to see."""
 
 
 def relation(
@@ -77,7 +96,7 @@ class Considered:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A decision, and how every policy of the set stood to it (none when the evaluation failed)."""
+    """A decision, and how every policy that is about calls stood to it (none when the evaluation failed)."""
 
     operation: Operation
     relation: Relation
@@ -93,18 +112,44 @@ class Explanation:
         return tuple(c for c in permits if len(c.failed) == least)
 
 
+class UncleanAnswer(Exception):
+    """The engine answered with errors, or not at all."""
+
+
+class Engine:
+    """Some policies, ready to be asked. `text` is Cedar; the schema makes Cedar check entities and context.
+
+    Without the schema an attribute that is missing or of the wrong type only keeps policies from matching.
+    """
+
+    def __init__(self, text: str, schema: str | cedarpy.Schema) -> None:
+        self._policies = cedarpy.PolicySet.from_str(text)
+        self._schema = cedarpy.Schema.from_str(schema) if isinstance(schema, str) else schema
+
+    def ask(self, situation: Situation) -> tuple[bool, set[str]]:
+        """Whether it is allowed, and the ids of the policies behind it. Raises: UncleanAnswer for anything else."""
+        request, entities = situation
+        answer = cedarpy.is_authorized(request, self._policies, entities, self._schema)
+        if answer.diagnostics.errors:
+            raise UncleanAnswer(" / ".join(answer.diagnostics.errors))
+        if answer.decision not in (cedarpy.Decision.Allow, cedarpy.Decision.Deny):
+            raise UncleanAnswer("the engine made no decision")
+        names = answer.diagnostics.id_annotations_by_reason
+        return answer.allowed, {names.get(reason, reason) for reason in answer.diagnostics.reasons}
+
+
 class PolicySet:
     """All policies that are loaded together. `digest` names them; `alarms` counts failed evaluations."""
 
     def __init__(self, loaded: Loaded) -> None:
         self.policies = tuple(policy.ref for policy in loaded.policies)
+        self.parts = loaded.policies
         self.invariants = loaded.invariants
         self.digest = loaded.digest
+        self.schema = loaded.schema_file.text
         self.alarms = 0
-        self._parts = loaded.policies
-        self._cedar = cedarpy.PolicySet.from_str("\n".join(policy.text for policy in loaded.policies))
-        self._schema = loaded.schema
-        self._memory: dict[tuple[Owner, Operation, Relation], Decision] = {}
+        self._parsed = loaded.schema
+        self._engine = self.engine("\n".join(policy.text for policy in loaded.policies))
 
     @classmethod
     def load(
@@ -118,83 +163,92 @@ class PolicySet:
         loaded = read(packaged() if folder is None else folder, local, operations)
         made = cls(loaded)
         # A schema that does not know what the gateway says would refuse every request: better said now.
+        engine = made.engine("permit (principal, action, resource);")
         try:
-            made._ask("permit (principal, action, resource);", _situation(*_ANYONE))
+            for asked in (_ANYTHING, *COLUMN_CLASSES):
+                engine.ask(situation(_ANYONE, asked, "none", ANY_MOMENT))
         except Exception as fault:
-            text = f"is not what the gateway speaks: {_short(fault)}"
-            raise ConfigError([Fault(loaded.schema_path, 0, "", text)]) from None
+            text = f"is not what the gateway speaks: {short(fault)}"
+            raise ConfigError([Fault(loaded.schema_file.path, 0, "", text)]) from None
         return made
 
-    def decide(self, principal: Principal, operation: Operation, relation: Relation) -> Decision:
+    def engine(self, text: str) -> Engine:
+        """Other policies than these, under the same schema."""
+        return Engine(text, self._parsed)
+
+    def decide(
+        self, principal: Principal, operation: Operation, relation: Relation, moment: Moment = ANY_MOMENT
+    ) -> Decision:
         """Whether the token may: its owner first, then its scopes. Never raises for anything it is asked.
 
         An `insufficient-scope` names the permits by which the owner may.
         """
-        decision = self.owner_may(principal.owner, operation, relation)
+        decision = self.owner_may(principal.owner, operation, relation, moment, principal.token_id)
         if decision.allowed and operation.scope not in principal.scopes:
             return Decision(False, decision.policies, "insufficient-scope", operation.scope)
         return decision
 
-    def owner_may(self, owner: Owner, operation: Operation, relation: Relation) -> Decision:
-        """Whether the policies let the owner, scopes aside. The answer is remembered, unless it is an error.
-
-        What is remembered is kept under all that a policy can read, and nothing else.
-        """
+    def owner_may(
+        self,
+        owner: Owner,
+        asked: Asked,
+        relation: Relation,
+        moment: Moment = ANY_MOMENT,
+        token_id: str = "",
+    ) -> Decision:
+        """Whether the policies let the owner call, or see, scopes aside. Never raises: an error denies and alarms."""
         try:
-            asked = (owner, operation, relation)
-            found = self._memory.get(asked)
-            if found is None:
-                found = self._evaluate(owner, operation, relation)
-                if len(self._memory) >= REMEMBERED:
-                    del self._memory[next(iter(self._memory))]
-                self._memory[asked] = found
-            return found
+            return self.evaluate(owner, asked, relation, moment, token_id)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as fault:  # a panic of the engine is no Exception, and denies all the same
             self.alarms += 1
-            text = _short(fault)
-            LOG.error("policy-evaluation-error operation=%s relation=%s: %s", operation.id, relation, text)
+            text = short(fault)
+            LOG.error("policy-evaluation-error asked=%s relation=%s: %s", _name(asked), relation, text)
             return Decision(False, (), "denied", error=text)
 
-    def explain(self, principal: Principal, operation: Operation, relation: Relation) -> Explanation:
-        """The decision as `decide` makes it, and for every policy whether it matched and what kept it from it."""
-        decision = self.decide(principal, operation, relation)
-        if decision.error is not None:
-            return Explanation(operation, relation, decision, ())
-        situation = _situation(principal.owner, operation, relation)
-        return Explanation(
-            operation, relation, decision, tuple(self._consider(policy, situation) for policy in self._parts)
+    def visible(
+        self, principal: Principal, relation: Relation, moment: Moment = ANY_MOMENT
+    ) -> frozenset[ColumnClass]:
+        """The column classes that the token may see in an answer about an account that stands so to its owner."""
+        return frozenset(
+            name
+            for name, scope in REVEALED_BY.items()
+            if (scope is None or scope in principal.scopes)
+            and self.owner_may(principal.owner, name, relation, moment, principal.token_id).allowed
         )
 
-    def _evaluate(self, owner: Owner, operation: Operation, relation: Relation) -> Decision:
-        for word, known in _words(owner, operation, relation):
+    def explain(
+        self, principal: Principal, operation: Operation, relation: Relation, moment: Moment = ANY_MOMENT
+    ) -> Explanation:
+        """The decision as `decide` makes it, and for every policy whether it matched and what kept it from it."""
+        decision = self.decide(principal, operation, relation, moment)
+        if decision.error is not None:
+            return Explanation(operation, relation, decision, ())
+        asked = situation(principal.owner, operation, relation, moment, principal.token_id)
+        return Explanation(
+            operation,
+            relation,
+            decision,
+            tuple(self._consider(policy, asked) for policy in self.parts if "call" in policy.actions),
+        )
+
+    def evaluate(
+        self, owner: Owner, asked: Asked, relation: Relation, moment: Moment, token_id: str
+    ) -> Decision:
+        """The engine's answer over the whole set. Raises: UncleanAnswer, or whatever else went wrong."""
+        for word, known in _words(owner, asked, relation):
             if word not in known:  # no policy speaks of it, so a forbid meant for its like would not match
-                raise _UncleanAnswer(f"{word!r} is not one of {', '.join(map(str, known))}")
-        allowed, ids = self._ask(self._cedar, _situation(owner, operation, relation))
+                raise UncleanAnswer(f"{word!r} is not one of {', '.join(map(str, known))}")
+        allowed, ids = self._engine.ask(situation(owner, asked, relation, moment, token_id))
         behind = tuple(ref for ref in self.policies if ref.id in ids)
         wanted = "permit" if allowed else "forbid"
         if len(behind) != len(ids) or any(ref.effect != wanted for ref in behind) or allowed > bool(behind):
-            raise _UncleanAnswer("the answer does not follow from the policies it names")
+            raise UncleanAnswer("the answer does not follow from the policies it names")
         return Decision(allowed, behind, None if allowed else "denied")
 
-    def _ask(self, policies: str | cedarpy.PolicySet, situation: _Situation) -> tuple[bool, set[str]]:
-        """Cedar's answer and the ids behind it. Raises: _UncleanAnswer for anything but a clean one.
-
-        The schema is what makes Cedar check the entities and the context: without it an attribute that is
-        missing or of the wrong type only keeps policies from matching.
-        """
-        request, entities = situation
-        answer = cedarpy.is_authorized(request, policies, entities, self._schema)
-        if answer.diagnostics.errors:
-            raise _UncleanAnswer(" / ".join(answer.diagnostics.errors))
-        if answer.decision not in (cedarpy.Decision.Allow, cedarpy.Decision.Deny):
-            raise _UncleanAnswer("the engine made no decision")
-        names = answer.diagnostics.id_annotations_by_reason
-        return answer.allowed, {names.get(reason, reason) for reason in answer.diagnostics.reasons}
-
-    def _consider(self, policy: Policy, situation: _Situation) -> Considered:
-        if self._ask(policy.text, situation)[1]:
+    def _consider(self, policy: Policy, situation: Situation) -> Considered:
+        if self.engine(policy.text).ask(situation)[1]:
             return Considered(policy.ref, True)
         return Considered(
             policy.ref,
@@ -202,83 +256,100 @@ class PolicySet:
             tuple(c.shown for c in policy.conditions if not self._holds(c.probe, situation)),
         )
 
-    def _holds(self, probe: str, situation: _Situation) -> bool:
+    def _holds(self, probe: str, situation: Situation) -> bool:
         try:
-            return self._ask(probe, situation)[0]
-        except _UncleanAnswer:  # a condition may lean on one before it, and fails without it
+            return self.engine(probe).ask(situation)[0]
+        except UncleanAnswer:  # a condition may lean on one before it, and fails without it
             return False
 
 
-class _UncleanAnswer(Exception):
-    """The engine answered with errors, or not at all."""
-
-
-def _short(fault: BaseException) -> str:
+def short(fault: BaseException) -> str:
     """What went wrong, without the dump of entities that Cedar puts before it."""
     text = re.sub(r"^failed to parse entities from:\n.*\]: ", "", str(fault), flags=re.DOTALL)
-    kind = "" if isinstance(fault, _UncleanAnswer) else f"{type(fault).__name__}: "
+    kind = "" if isinstance(fault, UncleanAnswer) else f"{type(fault).__name__}: "
     return " ".join((kind + text).split())[:300]
 
 
 # --- What the engine is told ---------------------------------------------------------------------------------
 
-_Situation = tuple[dict[str, Any], str]
-_CALL = 'Action::"call"'
-_ANYONE: tuple[Owner, Operation, Relation] = (
-    Owner("1", Account("network", "1", "1"), "observer", False),
-    Operation("1", "transactions", "read", None, "current", (), "", ()),
-    "none",
-)
+Situation = tuple[dict[str, Any], str]
+"""A request and its entities, in Cedar's JSON."""
+
+_ANYONE = Owner("1", Account("network", "1", "1"), "observer", False)
+_ANYTHING = Operation("1", "transactions", "read", None, "current", (), "", ())
+
+
+def _name(asked: Asked) -> str:
+    return str(getattr(asked, "id", asked))
 
 
 def _words(
-    owner: Owner, operation: Operation, relation: Relation
+    owner: Owner, asked: Asked, relation: Relation
 ) -> tuple[tuple[str | None, Sequence[str | None]], ...]:
-    return (
+    of_owner = (
         (owner.account.kind, ACCOUNT_KINDS),
         (owner.role, ROLES),
-        (operation.api, APIS),
-        (operation.effect, EFFECTS),
-        (operation.status, STATUSES),
-        (operation.account_kind, (*ACCOUNT_KINDS, None)),
         (relation, RELATIONS),
+    )
+    if not isinstance(asked, Operation):
+        return (*of_owner, (asked, COLUMN_CLASSES))
+    return (
+        *of_owner,
+        (asked.api, APIS),
+        (asked.effect, EFFECTS),
+        (asked.status, STATUSES),
+        (asked.account_kind, (*ACCOUNT_KINDS, None)),
     )
 
 
-def _situation(owner: Owner, operation: Operation, relation: Relation) -> _Situation:
-    """Request and entities in Cedar's JSON, as the schema has them."""
-    user, resource = {"type": "User", "id": owner.id}, {"type": "Operation", "id": operation.id}
+def situation(
+    owner: Owner, asked: Asked, relation: Relation, moment: Moment, token_id: str = ""
+) -> Situation:
+    """What the engine is told, as the schema has it. Raises: ValueError for a client that is no IP address."""
+    user, account = {"type": "User", "id": owner.id}, owner.account
+    resource, attributes, action = _resource(asked)
     request = {
         "principal": user,
-        "action": _CALL,
+        "action": action,
         "resource": resource,
-        "context": {"relation": relation},
+        "context": {"relation": relation, "token": token_id, **_when(moment)},
     }
-    account = owner.account
+    attrs = {
+        "id": owner.id,
+        "account": {"kind": account.kind, "id": account.id, "network": account.network},
+        "role": owner.role,
+        "administrator": owner.administrator,
+    }
     entities = [
-        {
-            "uid": user,
-            "attrs": {
-                "id": owner.id,
-                "account": {"kind": account.kind, "id": account.id, "network": account.network},
-                "role": owner.role,
-                "administrator": owner.administrator,
-            },
-            "parents": [],
-        },
-        {
-            "uid": resource,
-            "attrs": {
-                "id": operation.id,
-                "api": operation.api,
-                "effect": operation.effect,
-                "status": operation.status,
-                "account_kind": operation.account_kind or NO_ACCOUNT,
-            },
-            "parents": [],
-        },
+        {"uid": user, "attrs": attrs, "parents": []},
+        {"uid": resource, "attrs": attributes, "parents": []},
     ]
     return request, json.dumps(entities)
+
+
+def _resource(asked: Asked) -> tuple[dict[str, str], dict[str, str], str]:
+    if not isinstance(asked, Operation):
+        return {"type": "ColumnClass", "id": asked}, {"id": asked}, 'Action::"see"'
+    attributes = {
+        "id": asked.id,
+        "api": asked.api,
+        "effect": asked.effect,
+        "status": asked.status,
+        "account_kind": asked.account_kind or NO_ACCOUNT,
+    }
+    return {"type": "Operation", "id": asked.id}, attributes, 'Action::"call"'
+
+
+def _when(moment: Moment) -> dict[str, Any]:
+    now = datetime.fromtimestamp(int(moment.now), UTC)
+    client = ip_address(moment.client)
+    if isinstance(client, IPv6Address):  # Cedar knows neither zones nor mapped addresses
+        client = client.ipv4_mapped or IPv6Address(int(client))
+    return {
+        "now": {"__extn": {"fn": "datetime", "arg": now.strftime("%Y-%m-%dT%H:%M:%SZ")}},
+        "weekday": WEEKDAYS[now.weekday()],
+        "client": {"__extn": {"fn": "ip", "arg": str(client)}},
+    }
 
 
 # --- Explanations --------------------------------------------------------------------------------------------

@@ -9,9 +9,6 @@ Sources: section 6 of the design; Cedar's grammar and JSON policy format (docs.c
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
-import glob
 import hashlib
 import json
 import re
@@ -23,20 +20,15 @@ from typing import Any, Literal
 
 import cedarpy
 
-from gateway import tomlfile
-from gateway.model import ACCOUNT_KINDS, APIS, EFFECTS, RELATIONS, ROLES, STATUSES, Operation, PolicyRef
+from gateway import tomlfile, words
+from gateway.model import COLUMN_CLASSES, Operation, PolicyRef
 from gateway.tomlfile import ConfigError, Fault
-
-NO_ACCOUNT = "none"
-"""What a policy sees as `resource.account_kind` of an operation whose path names no account."""
+from gateway.words import Reads, Vocabulary
 
 MAX_TOKENS = 4_000
 MAX_DEPTH = 32
 POLICY_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 NAMED = ("id", "source", "reason")
-
-Vocabulary = Mapping[str, frozenset[str] | None]
-"""For each attribute the words it can have; None for the ids of accounts and users, which are free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,28 +45,37 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One condition of a policy: as its author wrote it, and as a policy that permits when it holds."""
+    """One condition of a policy: as its author wrote it, as a policy that permits when it holds, what it reads."""
 
     shown: str
     probe: str
+    reads: Reads
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One policy that passed every check. `path` is its file as the operator wrote it; `text` ends with its `;`."""
+    """One policy that passed every check. `path` is its file as the operator wrote it; `text` ends with its `;`.
+
+    It applies to `actions` alone, and matches when all its conditions hold.
+    """
 
     ref: PolicyRef
     path: str
     text: str
     conditions: tuple[Condition, ...]
+    actions: frozenset[str]
+    reads: Reads
 
 
 @dataclass(frozen=True, slots=True)
 class Invariant:
-    """What may never be. `when` narrows by dimension; a dimension left out means all of it."""
+    """What may never be: that an operation is allowed, or that a column class is seen.
+
+    `when` narrows by dimension; a dimension left out means all of it.
+    """
 
     id: str
-    never: Literal["allow"]
+    never: Literal["allow", "see"]
     when: Mapping[str, tuple[str | bool, ...]]
     reason: str
     source: str
@@ -88,7 +89,7 @@ class Loaded:
 
     policies: tuple[Policy, ...]
     schema: cedarpy.Schema
-    schema_path: str
+    schema_file: File
     invariants: tuple[Invariant, ...]
     digest: str
 
@@ -124,33 +125,17 @@ def read(folder: Path, local: Path | None, operations: Iterable[Operation]) -> L
         )
     invariant_files = [_read(path, faults) for path in invariant_paths]
 
-    words = _vocabulary(operations)
+    known = words.vocabulary(operations)
     policies: list[Policy] = []
     for file in filter(None, policy_files):
-        policies += _policies(file, schema, words, faults)
+        policies += _policies(file, schema, known, faults)
     _unique_policies(policies, faults)
-    invariants = _invariants(filter(None, invariant_files), words, faults)
+    invariants = _invariants(filter(None, invariant_files), known, faults)
     if faults or schema_file is None or schema is None:
         raise ConfigError(sorted(set(faults), key=lambda fault: (fault.file, fault.line, fault.text)))
     texts = sorted(file.text for file in (schema_file, *policy_files, *invariant_files) if file is not None)
     digest = hashlib.sha256("".join(f"{len(text)}:{text}" for text in texts).encode()).hexdigest()
-    return Loaded(tuple(policies), schema, schema_file.path, invariants, digest)
-
-
-def _vocabulary(operations: Iterable[Operation]) -> Vocabulary:
-    return {
-        "principal.id": None,
-        "principal.account.id": None,
-        "principal.account.network": None,
-        "principal.account.kind": frozenset(ACCOUNT_KINDS),
-        "principal.role": frozenset(ROLES),
-        "resource.id": frozenset(operation.id for operation in operations),
-        "resource.api": frozenset(APIS),
-        "resource.effect": frozenset(EFFECTS),
-        "resource.status": frozenset(STATUSES),
-        "resource.account_kind": frozenset((*ACCOUNT_KINDS, NO_ACCOUNT)),
-        "context.relation": frozenset(RELATIONS),
-    }
+    return Loaded(tuple(policies), schema, schema_file, invariants, digest)
 
 
 def _listed(folder: Path, pattern: str, faults: list[Fault]) -> list[Path]:
@@ -208,12 +193,12 @@ def _schema(file: File, faults: list[Fault]) -> cedarpy.Schema | None:
 def _policies(
     file: File,
     schema: cedarpy.Schema | None,
-    words: Vocabulary,
+    known: Vocabulary,
     faults: list[Fault],
 ) -> Iterator[Policy]:
     """The policies of a file that have no fault; the faults of the others are added."""
     for piece in split(file.text):
-        found, policy = _policy(file, piece, schema, words)
+        found, policy = _policy(file, piece, schema, known)
         faults += found
         if policy is not None and not found:
             yield policy
@@ -223,7 +208,7 @@ def _policy(
     file: File,
     piece: Piece,
     schema: cedarpy.Schema | None,
-    words: Vocabulary,
+    known: Vocabulary,
 ) -> tuple[list[Fault], Policy | None]:
     if (fault := _too_much(file, piece.tokens)) is not None:
         return [fault], None
@@ -255,7 +240,8 @@ def _policy(
         found.append(file.fault(piece.line, policy_id, "an @id has letters, digits, '-', '.' and '_' alone"))
     if tree["effect"] == "permit" and Path(file.path).name == "vendor.cedar":
         found.append(file.fault(piece.line, policy_id, "permits, and vendor.cedar only forbids"))
-    found += (file.fault(piece.line_of(w), policy_id, text) for w, text in _misspelt(tree, words))
+    reads, misread = words.read(tree, known)
+    found += (file.fault(piece.line_of(word), policy_id, text) for word, text in misread)
     if schema is not None:
         for mistake in cedarpy.validate_policies(piece.text, schema).errors:
             text = re.sub(r"^for policy `policy\d+`, ", "", mistake.error)
@@ -265,7 +251,8 @@ def _policy(
     ref = PolicyRef(
         policy_id, tree["effect"], annotations["reason"], annotations["source"], file.name, piece.line
     )
-    return [], Policy(ref, file.path, piece.text, tuple(_conditions(piece)))
+    conditions = tuple(_conditions(piece, known))
+    return [], Policy(ref, file.path, piece.text, conditions, words.actions(tree), reads)
 
 
 def _unique_policies(policies: Iterable[Policy], faults: list[Fault]) -> None:
@@ -353,20 +340,25 @@ def split(text: str) -> list[Piece]:
     return pieces
 
 
-def _conditions(piece: Piece) -> Iterator[Condition]:
+def _conditions(piece: Piece, known: Vocabulary) -> Iterator[Condition]:
     """The scope of a policy, and the conditions of its `when` and `unless`, each of which it needs."""
     rest = list(piece.tokens)
     while rest[0].text == "@":  # @name or @name("text")
         del rest[: 5 if rest[2].text == "(" else 2]
     scope, rest = _enclosed(rest[1:])
-    yield Condition(f"({_shown(scope)})", f"permit ({_shown(scope)});")
+    yield _condition(f"({_shown(scope)})", f"permit ({_shown(scope)});", known)
     while rest[0].text != ";":
         word = rest[0].text
         body, rest = _enclosed(rest[1:])
         for part in _apart(body, "&&" if word == "when" else "||"):
             shown = _shown(part)
             probe = f"permit (principal, action, resource) {word} {{ {shown} }};"
-            yield Condition(shown if word == "when" else f"unless {shown}", probe)
+            yield _condition(shown if word == "when" else f"unless {shown}", probe, known)
+
+
+def _condition(shown: str, probe: str, known: Vocabulary) -> Condition:
+    [tree] = json.loads(cedarpy.policies_to_json_str(probe))["staticPolicies"].values()
+    return Condition(shown, probe, words.read(tree, known)[0])
 
 
 def _enclosed(of: list[Token]) -> tuple[list[Token], list[Token]]:
@@ -399,125 +391,34 @@ def _shown(of: Sequence[Token]) -> str:
     return "".join((" " if token.spaced else "") + token.text for token in of).strip()
 
 
-# --- Words a policy compares with ----------------------------------------------------------------------------
-
-_COMPARING = ("==", "!=", "contains", "containsAll", "containsAny", "in")
-
-
-def _misspelt(tree: Any, words: Vocabulary) -> Iterator[tuple[str, str]]:
-    """Each word of a policy that could never match, or that cannot be checked: the word, and what is wrong.
-
-    Cedar's validator knows that a role is a string, not which strings are roles: a misspelt one would load, and
-    its policy silently never match. `tree` is Cedar's JSON form of one policy, its depth bounded by `_too_much`.
-    """
-    operations = words["resource.id"] or frozenset()
-    todo = [tree]
-    while todo:
-        node = todo.pop()
-        if isinstance(node, list):
-            todo += node
-            continue
-        if not isinstance(node, dict):
-            continue
-        todo += (value for key, value in node.items() if key != "annotations")
-        if node.get("type") == "Operation" and "id" in node and node["id"] not in operations:
-            yield str(node["id"]), _unknown("operation", str(node["id"]), operations)
-        if "Record" in node:
-            yield "", "compare one attribute at a time, not a record: its words cannot be checked"
-        for access in (node.get("."), node.get("has")):
-            if isinstance(access, dict) and "Value" in access["left"]:
-                yield (
-                    "",
-                    "only principal, resource and context have attributes; compare a named one as a whole",
-                )
-        for operator in _COMPARING:
-            if operator in node:
-                yield from _compared(node[operator], words)
-        if "like" in node:
-            yield from _liked(node["like"], words)
-
-
-def _compared(node: dict[str, Any], words: Vocabulary) -> Iterator[tuple[str, str]]:
-    leaves = [*_leaves(node["left"]), *_leaves(node["right"])]
-    literals = [str(leaf["Value"]) for leaf in leaves if isinstance(leaf.get("Value"), str)]
-    paths = [path for leaf in leaves if (path := _path(leaf)) in words]
-    for literal in literals:
-        if not paths:
-            yield literal, f'"{literal}" is not compared with an attribute of the schema'
-        for path in paths:
-            known = words[path]
-            if known is not None and literal not in known:
-                yield literal, _unknown(path, literal, known)
-
-
-def _liked(node: dict[str, Any], words: Vocabulary) -> Iterator[tuple[str, str]]:
-    parts = node["pattern"]
-    written = "".join("*" if part == "Wildcard" else part["Literal"] for part in parts)
-    path = _path(node["left"])
-    known = words.get(path)
-    if known is None:
-        yield written, "ids are compared for equality only, and `like` with plain attributes only"
-        return
-    pattern = "".join("*" if part == "Wildcard" else glob.escape(part["Literal"]) for part in parts)
-    if not any(fnmatch.fnmatchcase(word, pattern) for word in known):
-        yield written, f'`like "{written}"` matches no {path} there is'
-
-
-def _leaves(node: Any) -> Iterator[dict[str, Any]]:
-    """What a side of a comparison can come to: itself, the members of a set, the branches of a condition."""
-    if "Set" in node:
-        for member in node["Set"]:
-            yield from _leaves(member)
-    elif "if-then-else" in node:
-        yield from _leaves(node["if-then-else"]["then"])
-        yield from _leaves(node["if-then-else"]["else"])
-    else:
-        yield node
-
-
-def _path(node: Any) -> str:
-    """`principal.account.kind` of an attribute access in Cedar's JSON; "" when it is none of a variable."""
-    parts: list[str] = []
-    while "." in node:
-        parts.append(node["."]["attr"])
-        node = node["."]["left"]
-    return ".".join([node["Var"], *reversed(parts)]) if "Var" in node else ""
-
-
-def _unknown(what: str, word: str, known: Iterable[str] | None) -> str:
-    close = difflib.get_close_matches(word, sorted(known or ()), 1)
-    return f'there is no {what} "{word}"' + (f' (did you mean "{close[0]}"?)' if close else "")
-
-
 # --- Invariants ----------------------------------------------------------------------------------------------
 
-DIMENSIONS = {
-    "kind": "principal.account.kind",
-    "role": "principal.role",
-    "relation": "context.relation",
+OF_OWNERS = {"kind": words.KIND, "role": words.ROLE, "relation": words.RELATION}
+OF_OPERATIONS = {
     "api": "resource.api",
     "effect": "resource.effect",
     "status": "resource.status",
     "operation": "resource.id",
 }
-"""What an invariant may narrow, beside `administrator`, and where policies find the same."""
+"""What an invariant may narrow, beside `administrator`, and where policies find the same; `see` has `class`."""
 
 
-def _invariants(files: Iterable[File], words: Vocabulary, faults: list[Fault]) -> tuple[Invariant, ...]:
+def _invariants(files: Iterable[File], known: Vocabulary, faults: list[Fault]) -> tuple[Invariant, ...]:
     """Every invariant once. A whole set may repeat the shipped ones; nothing may say something else by their id."""
     found: dict[str, Invariant] = {}
     for file in files:
         here: set[str] = set()
-        for invariant in _invariants_of(file, words, faults):
-            known = found.setdefault(invariant.id, invariant)
-            if invariant.id in here or known.when != invariant.when:
-                text = f"this id is taken at {known.file}:{known.line}, and an invariant is never replaced"
+        for invariant in _invariants_of(file, known, faults):
+            first = found.setdefault(invariant.id, invariant)
+            same = (first.never, first.when) == (invariant.never, invariant.when)
+            if invariant.id in here or not same:
+                text = f"this id is taken at {first.file}:{first.line}, and an invariant is never replaced"
                 faults.append(file.fault(invariant.line, invariant.id, text))
             here.add(invariant.id)
     return tuple(found.values())
 
 
-def _invariants_of(file: File, words: Vocabulary, faults: list[Fault]) -> Iterator[Invariant]:
+def _invariants_of(file: File, known: Vocabulary, faults: list[Fault]) -> Iterator[Invariant]:
     try:
         document = tomlfile.parse(file.text, file.path)
     except ConfigError as error:
@@ -536,7 +437,7 @@ def _invariants_of(file: File, words: Vocabulary, faults: list[Fault]) -> Iterat
     for number, entry in enumerate(entries):
         at = ("invariant", str(number))
         wrong = (
-            list(_invariant_faults(entry, words)) if isinstance(entry, dict) else [((), "expected a table")]
+            list(_invariant_faults(entry, known)) if isinstance(entry, dict) else [((), "expected a table")]
         )
         if wrong:
             faults += (file.fault(lines.of(at + key), ".".join(at + key), text) for key, text in wrong)
@@ -544,10 +445,12 @@ def _invariants_of(file: File, words: Vocabulary, faults: list[Fault]) -> Iterat
         when = {
             key: tuple(value) if isinstance(value, list) else (value,) for key, value in entry["when"].items()
         }
-        yield Invariant(entry["id"], "allow", when, entry["reason"], entry["source"], file.path, lines.of(at))
+        yield Invariant(
+            entry["id"], entry["never"], when, entry["reason"], entry["source"], file.path, lines.of(at)
+        )
 
 
-def _invariant_faults(entry: Mapping[str, Any], words: Vocabulary) -> Iterator[tuple[tuple[str, ...], str]]:
+def _invariant_faults(entry: Mapping[str, Any], known: Vocabulary) -> Iterator[tuple[tuple[str, ...], str]]:
     """What is wrong with one `[[invariant]]`: the key below it, and in words."""
     wanted = ("id", "never", "when", "reason", "source")
     for key in entry.keys() - set(wanted):
@@ -555,8 +458,16 @@ def _invariant_faults(entry: Mapping[str, Any], words: Vocabulary) -> Iterator[t
     for key in wanted:
         if key != "when" and not (isinstance(entry.get(key), str) and entry[key].strip()):
             yield (key,), "is required, as text"
-    if entry.get("never", "allow") != "allow":
-        yield ("never",), 'is "allow": an invariant says what is never allowed'
+    never = entry.get("never", "allow")
+    if never not in ("allow", "see"):
+        yield ("never",), 'is "allow" or "see": an invariant says what is never allowed, or never seen'
+        return
+    dimensions: dict[str, frozenset[str]] = {
+        name: known[path] or frozenset()
+        for name, path in (OF_OWNERS | (OF_OPERATIONS if never == "allow" else {})).items()
+    }
+    if never == "see":
+        dimensions["class"] = frozenset(COLUMN_CLASSES)
     when = entry.get("when")
     if not isinstance(when, dict) or not when:
         yield ("when",), "is required: a table of what it is about"
@@ -566,12 +477,11 @@ def _invariant_faults(entry: Mapping[str, Any], words: Vocabulary) -> Iterator[t
         if key == "administrator":
             if not values or not all(isinstance(v, bool) for v in values):
                 yield ("when", key), "expected true or false"
-        elif key not in DIMENSIONS:
-            yield ("when", key), f"is not one of {', '.join((*DIMENSIONS, 'administrator'))}"
+        elif key not in dimensions:
+            yield ("when", key), f"is not one of {', '.join((*dimensions, 'administrator'))}"
         elif not values:
             yield ("when", key), "is empty, so the invariant would be about nothing"
         else:
-            known = words[DIMENSIONS[key]] or frozenset()
             for v in values:
-                if not isinstance(v, str) or v not in known:
-                    yield ("when", key), _unknown(key, str(v), known)
+                if not isinstance(v, str) or v not in dimensions[key]:
+                    yield ("when", key), words.unknown(key, str(v), dimensions[key])
