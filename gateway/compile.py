@@ -40,8 +40,8 @@ from gateway.words import (
 
 __all__ = ["compile"]
 
-MAX_QUESTIONS = 50_000
-"""Questions to the engine that one set may take: about two seconds."""
+MAX_QUESTIONS = 40_000
+"""Questions to the engine that one set may take: about four seconds. The shipped set takes a few hundred."""
 MAX_POINTS = 2_000
 """Combinations of named ids: each is one more decision about every operation."""
 CHECKED = 256

@@ -9,6 +9,7 @@ Sources: section 6 of the design; Cedar's grammar and JSON policy format (docs.c
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -251,7 +252,7 @@ def _policy(
     ref = PolicyRef(
         policy_id, tree["effect"], annotations["reason"], annotations["source"], file.name, piece.line
     )
-    conditions = tuple(_conditions(piece, known))
+    conditions = tuple(_conditions(piece))
     return [], Policy(ref, file.path, piece.text, conditions, words.actions(tree), reads)
 
 
@@ -340,25 +341,27 @@ def split(text: str) -> list[Piece]:
     return pieces
 
 
-def _conditions(piece: Piece, known: Vocabulary) -> Iterator[Condition]:
+def _conditions(piece: Piece) -> Iterator[Condition]:
     """The scope of a policy, and the conditions of its `when` and `unless`, each of which it needs."""
     rest = list(piece.tokens)
     while rest[0].text == "@":  # @name or @name("text")
         del rest[: 5 if rest[2].text == "(" else 2]
     scope, rest = _enclosed(rest[1:])
-    yield _condition(f"({_shown(scope)})", f"permit ({_shown(scope)});", known)
+    head = f"permit ({_shown(scope)});"
+    yield Condition(f"({_shown(scope)})", head, _reads(head))
     while rest[0].text != ";":
         word = rest[0].text
         body, rest = _enclosed(rest[1:])
         for part in _apart(body, "&&" if word == "when" else "||"):
             shown = _shown(part)
             probe = f"permit (principal, action, resource) {word} {{ {shown} }};"
-            yield _condition(shown if word == "when" else f"unless {shown}", probe, known)
+            yield Condition(shown if word == "when" else f"unless {shown}", probe, _reads(probe))
 
 
-def _condition(shown: str, probe: str, known: Vocabulary) -> Condition:
+@functools.lru_cache(4_096)  # the same conditions stand in many policies
+def _reads(probe: str) -> Reads:
     [tree] = json.loads(cedarpy.policies_to_json_str(probe))["staticPolicies"].values()
-    return Condition(shown, probe, words.read(tree, known)[0])
+    return words.read(tree, words.vocabulary(()))[0]  # its words were checked with the policy's
 
 
 def _enclosed(of: list[Token]) -> tuple[list[Token], list[Token]]:

@@ -43,7 +43,8 @@ Base = tuple[Asked, AccountKind, Role, bool, Relation]
 class Broken:
     """An invariant that does not hold, and an example: `owner`, with token `token_id`, sends `request`.
 
-    `policies` are the permits that would allow it; `live` of them only at some time or from some address.
+    `named` is what else matters: ids that policies name, an array in the body. `policies` are the permits that would
+    allow it; when it is `live`, only at some time or from some address.
     """
 
     invariant: Invariant
@@ -142,23 +143,24 @@ def _permits(table: Table, outcome: Decision | Live) -> tuple[PolicyRef, ...]:
 def _broken(table: Table, invariant: Invariant, base: Base, at: Point) -> Broken:
     asked, kind, role, administrator, relation = base
     owner, token_id = table.names.example(kind, role, administrator, at)
-    words = ("user", "account", "network", "token")
+    operation = asked if isinstance(asked, Operation) else _example(table, owner, relation)
+    user, _, network, token = at
+    told = {"user": user, "network": network, "token": token}
+    named = [f"{word} {name}" for word, name in told.items() if name is not None]
+    if any(other.id == operation.id and other.effect != operation.effect for other in table.operations):
+        # The path alone says "write": what makes it "destroy" is in the body.
+        named += [f'with "{operation.replaces[0]}" in its body'] if operation.effect == "destroy" else []
+    if not reachable(kind, asked, relation):
+        named.append("no request leads there today")
     outcome = table.settled(table.entry(*base), at)
-    named = tuple(
-        f"{word} {name}"
-        for word, name in zip(words, at, strict=True)
-        if name is not None and word != "account"
-    )
     return Broken(
         invariant,
         owner,
         token_id,
-        named,
+        tuple(named),
         asked,
         relation,
-        request_line(
-            owner, _example(table, owner, relation) if not isinstance(asked, Operation) else asked, relation
-        ),
+        request_line(owner, operation, relation),
         _permits(table, outcome),
         not table.reading(outcome)[0].allowed,
     )
@@ -188,10 +190,7 @@ def _example(table: Table, owner: Owner, relation: Relation) -> Operation:
 
 
 def request_line(owner: Owner, operation: Operation, relation: Relation) -> str:
-    """A request that asks for the operation, naming an account that stands so to the owner's.
-
-    What makes a change count as a deletion is in the body, which is then named behind the line.
-    """
+    """A request that asks for the operation, naming an account that stands so to the owner's."""
     path = operation.path
     if relation == "none" and path.startswith(OMISSIBLE):
         path = path.replace("/{network_id}", "", 1)
@@ -200,8 +199,7 @@ def request_line(owner: Owner, operation: Operation, relation: Relation) -> str:
     path = path.replace("{version}", VERSIONS[operation.api]).replace("{format}", operation.formats[0])
     while "{" in path:
         path = path[: path.index("{")] + "1" + path[path.index("}") + 1 :]
-    body = f' with "{operation.replaces[0]}" in its body' if _replaces(operation) else ""
-    return f"{operation.methods[0]} {path}{body}"
+    return f"{operation.methods[0]} {path}"
 
 
 def _account(own: Account, relation: Relation) -> str:
@@ -209,7 +207,3 @@ def _account(own: Account, relation: Relation) -> str:
         return own.id
     wanted = ("706", "707") if relation == "network" else ("99", "98")
     return next(number for number in wanted if number != own.id)
-
-
-def _replaces(operation: Operation) -> bool:
-    return bool(operation.replaces) and operation.effect == "destroy"

@@ -95,9 +95,11 @@ class Names:
                 (i for i in (*self.accounts, *self.networks) if self._both(i) == (account, network)),
                 _free("33", self.accounts, self.networks),
             )
-        account = account or _free({"advertiser": "706", "affiliate": "808"}.get(kind, "33"), self.accounts)
-        network = network or _free("33", self.networks)
-        user, token = user or _free("1", self.users), token or _free("1", self.tokens)
+        number = {"network": "33", "advertiser": "706", "affiliate": "808"}[kind]
+        account = _free(number, self.accounts) if account is None else account
+        network = _free("33", self.networks) if network is None else network
+        user = _free("1", self.users) if user is None else user
+        token = _free("1", self.tokens) if token is None else token
         return Owner(user, Account(kind, account, network), role, administrator), token
 
     def _both(self, name: str | None) -> tuple[str | None, str | None]:
@@ -236,7 +238,9 @@ class Table:
 
     def _forget(self) -> None:
         self._outcomes: dict[int, Decision | Live] = {}
-        self._settled: dict[tuple[int, Point], Decision | Live] = {}
+        self._settled: dict[tuple[int, str | None, str | None, str | None, str | None], Decision | Live] = {}
+        names = self.names
+        self._named = names.users.get, names.accounts.get, names.networks.get, names.tokens.get
         self._engines: dict[int, Engine] = {}
         self._second = 0
         self._this_second: dict[tuple[object, ...], Decision] = {}
@@ -341,7 +345,7 @@ class Table:
         """An entry once it is known who asks."""
         if not isinstance(found, Open):
             return found
-        key = (found.number, at)
+        key = (found.number, *at)
         outcome = self._settled.get(key)
         if outcome is None:
             words = dict(found.words)
@@ -400,22 +404,28 @@ class Table:
         moment: Moment,
         token_id: str,
     ) -> Decision:
-        outcome = self.settled(found, self.names.point(owner, token_id))
+        if isinstance(found, Open):
+            user, account, network, token = self._named
+            mine = owner.account
+            key = found.number, user(owner.id), account(mine.id), network(mine.network), token(token_id)
+            outcome = self._settled.get(key) or self.settled(found, key[1:])
+        else:
+            outcome = found
         if isinstance(outcome, Decision):
             return outcome
         second = int(moment.now)
         if second != self._second or len(self._this_second) >= REMEMBERED:
             self._second = second
             self._this_second.clear()
-        key = (outcome.matched, outcome.live, owner, key_of(asked), relation, token_id, moment.client)
-        decision = self._this_second.get(key)
+        now = (outcome.matched, outcome.live, owner, key_of(asked), relation, token_id, moment.client)
+        decision = self._this_second.get(now)
         if decision is None:
             told = situation(owner, asked, relation, moment, token_id)
             _, ids = self._engine(outcome.live).ask(told)
-            now = bits(number for number in places(outcome.live) if self.policies[number].id in ids)
-            if now.bit_count() != len(ids):
+            matched = bits(number for number in places(outcome.live) if self.policies[number].id in ids)
+            if matched.bit_count() != len(ids):
                 raise RuntimeError("the engine named policies it was not asked about")
-            decision = self._this_second[key] = self._decision(outcome.matched | now)
+            decision = self._this_second[now] = self._decision(outcome.matched | matched)
         return decision
 
     def _engine(self, live: int) -> Engine:
@@ -449,7 +459,7 @@ class Table:
 
     def __getstate__(self) -> dict[str, Any]:
         kept = self.__dict__.copy()
-        for name in ("_outcomes", "_settled", "_engines", "_second", "_this_second"):
+        for name in ("_outcomes", "_settled", "_named", "_engines", "_second", "_this_second"):
             del kept[name]
         return kept | {"alarms": 0}
 

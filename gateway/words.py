@@ -227,7 +227,7 @@ class _Reader:
             if None in names:
                 self._fault(f"{path} is an id, which is compared with literals for equality only")
             self.paths.add(path)
-            self.named.setdefault(path, set()).update(filter(None, names))
+            self.named.setdefault(path, set()).update(name for name in names if name is not None)
         elif path in PATHS:
             self.paths.add(path)
         elif path != "action":
@@ -238,7 +238,7 @@ class _Reader:
         written = "".join("*" if part == "Wildcard" else part["Literal"] for part in parts)
         path = _path(node["left"])
         known = self._words.get(path)
-        if known is None:
+        if path not in PATHS or known is None:
             text = "ids are compared for equality only, and `like` with plain attributes only"
             self._fault(text, written)
             return

@@ -131,9 +131,59 @@ def write_one(folder, text):
     return PolicySet.load(folder, operations=CATALOGUE.variants())
 
 
+SEEN = """
+[[case]]
+name = "who sees what"
+principal = { kind = "network", account = "33", role = "super", scopes = ["transactions:read", "reveal:pii"] }
+request = "GET /api/2020-10-01/networks/transactions/33.json"
+expect = "allow"
+reveal = ["public", "pii"]
+reveal_policies = ["public-columns", "sensitive-columns"]
+"""
+
+
+def test_a_case_asserts_what_may_be_seen_and_why(shipped, tmp_path):
+    [result] = run(shipped, tmp_path, SEEN)
+    assert (result.passed, result.policies) == (True, ("public-columns", "sensitive-columns"))
+    [result] = run(shipped, tmp_path, SEEN.replace('["public", "pii"]', '["public"]'))
+    assert "expected public columns to be seen by" in result.text
+    assert "got pii, public columns to be seen by public-columns, sensitive-columns" in result.text
+    [result] = run(shipped, tmp_path, SEEN.replace(', "sensitive-columns"]', "]"))
+    assert not result.passed
+
+
+def test_a_case_has_a_moment_and_a_token(tmp_path):
+    policies = write_one(
+        tmp_path,
+        'permit (principal, action == Action::"call", resource) when { context.weekday == "monday" && '
+        'context.token == "tok_x" && context.client.isInRange(ip("10.0.0.0/8")) };',
+    )
+    text = """[[case]]
+name = "on a Monday"
+principal = { kind = "advertiser", account = "706", scopes = ["network:read"], token = "tok_x" }
+request = "GET /api/2022-08-01/33/advertisers.json"
+at = "2026-11-23T23:59:59Z"
+client = "10.0.0.9"
+expect = "allow"
+"""
+    for decides in (policies, compile(policies, CATALOGUE.variants())):
+        assert run(decides, tmp_path, text)[0].passed
+        for change in (("23T", "24T"), ("10.0.0.9", "11.0.0.9"), ("tok_x", "tok_y"), ("Z", "-01:00")):
+            assert not run(decides, tmp_path, text.replace(*change))[0].passed
+
+
+def test_cases_say_the_same_of_the_table(shipped):
+    results = run_cases(compile(shipped, CATALOGUE.variants()), CATALOGUE)
+    assert [str(result) for result in results if not result.passed] == []
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
+        (("expect =", 'at = "now"\nexpect ='), "6: case.0.at: expected a time such as"),
+        (("expect =", 'at = "2026-11-24"\nexpect ='), "6: case.0.at: expected a time with its zone"),
+        (("expect =", 'client = "here"\nexpect ='), "6: case.0.client: expected an IP address"),
+        (("expect =", 'reveal = ["secret"]\nexpect ='), "6: case.0.reveal"),
         (('"advertiser"', '"publisher"'), "4: case.0.principal.kind: expected one of network"),
         (
             ('"transactions:read"', '"transactions"'),

@@ -108,6 +108,11 @@ def test_what_is_no_policy_is_refused_with_file_and_line(tmp_path, text, expecte
         ('principal.account == {kind: "network", id: "1", network: "1"}', "one attribute at a time"),
         ('User::"7".role == "super"', "only principal, resource and context have attributes"),
         ('(if true then principal else principal).role == "boss"', "not compared with an attribute"),
+        (
+            '["monday", "sonday"].contains(context.weekday)',
+            'no context.weekday "sonday" (did you mean "sunday"?)',
+        ),
+        ('resource == ColumnClass::"pi"', 'no column class "pi" (did you mean "pii"?)'),
     ],
 )
 def test_a_word_that_could_never_match_is_refused_where_it_stands(tmp_path, condition, expected):
@@ -127,12 +132,75 @@ def test_a_misspelt_word_is_found_on_its_line(tmp_path):
 @pytest.mark.parametrize(
     "condition",
     [
+        "principal.id == principal.account.id",
+        "[principal.id].contains(context.token)",
+        "principal.account.id == principal.role",
+        'principal.account.network == (if principal.administrator then principal.id else "7")',
+        "[principal.account.id].isEmpty()",
+        '(if principal.administrator then principal.id else "7") == context.token',
+    ],
+)
+def test_an_id_is_compared_with_nothing_but_literals(tmp_path, condition):
+    text = a_policy(f"permit (principal, action, resource)\nwhen {{ {condition} }};")
+    found = faults(write(tmp_path, text))
+    assert f"{tmp_path}/own.cedar:1: one: " in found[0]
+    assert "is an id, which is compared with literals for equality only" in "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        (
+            "principal.account == principal.account",
+            "principal.account is nothing a policy may read as a whole",
+        ),
+        ("principal == principal", "is an id"),
+        ("[context] == [context]", "context is nothing a policy may read as a whole"),
+        ('principal has account && {a: principal.role} == {a: "super"}', "not a record"),
+        ("principal.account.id < principal.role", "is an id"),
+    ],
+)
+def test_what_is_no_dimension_is_not_read(tmp_path, condition, expected):
+    text = a_policy(f"permit (principal, action, resource)\nwhen {{ {condition} }};")
+    assert any(expected in fault for fault in faults(write(tmp_path, text)))
+
+
+def test_what_a_policy_reads_is_known_with_the_ids_it_names(tmp_path):
+    text = a_policy(
+        'permit (principal == User::"7", action == Action::"call", resource)\n'
+        'when { ["1", "2"].contains(principal.account.id) && context.now < datetime("2027-01-01") }\n'
+        'unless { context.token == "tok_x" || resource.effect != "read" || principal has role };'
+    )
+    [policy] = load(write(tmp_path, text)).parts
+    assert policy.actions == {"call"}
+    assert policy.reads.named == {
+        "principal.id": {"7"}, "principal.account.id": {"1", "2"}, "context.token": {"tok_x"},
+    }  # fmt: skip
+    assert policy.reads.paths == {
+        "principal.id", "principal.account.id", "context.token", "context.now", "resource.effect",
+    }  # fmt: skip
+    assert [condition.reads.live for condition in policy.conditions] == [
+        False,
+        False,
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
         'principal.id == "anybody" && principal.account.id == "1" && principal.account.network == "2"',
         'principal == User::"anybody"',
         'resource == Operation::"network_read" || resource.id == "network_read"',
         'resource.id like "js_tag*" && resource.account_kind == "none"',
         'resource has api && ["own", "network"].contains(context.relation)',
         "resource.account_kind == principal.account.kind",
+        '["saturday", "sunday"].contains(context.weekday) || context.now >= datetime("2027-01-01")',
+        'context.client.isInRange(ip("10.0.0.0/8")) && context.now.toTime() < duration("18h")',
+        'context.token == "tok_x" || [User::"7", User::"8"].contains(principal)',
     ],
 )
 def test_a_word_there_is_loads(tmp_path, condition):
@@ -281,7 +349,8 @@ def test_a_whole_set_to_try_keeps_the_shipped_invariants(tmp_path):
         (("{ effect = ", "{ administrator = "), "5: invariant.0.when.administrator: expected true or false"),
         (('"publish"', "[]"), "5: invariant.0.when.effect: is empty"),
         (('{ effect = "publish" }', "{}"), "5: invariant.0.when: is required"),
-        (('"allow"', '"deny"'), '4: invariant.0.never: is "allow"'),
+        (('"allow"', '"deny"'), '4: invariant.0.never: is "allow" or "see"'),
+        (('"allow"', '"see"'), "5: invariant.0.when.effect: is not one of kind, role, relation, class"),
         (('source = "house"', ""), "2: invariant.0.source: is required"),
         (("source", "sauce"), "7: invariant.0.sauce: is not a setting"),
         (("[[invariant]]", "[[invariants]]"), "2: invariants: is not a setting"),
