@@ -206,7 +206,8 @@ async def build(
     issuer = Issuer(store, keyring, config.public_url)
     oauth = OAuth(config.public_url, keyring, store, authenticator, clock, limits)
     operations = Operations(store, recorder, policies, metrics)
-    self_service = SelfService(authenticator, limits)
+    asking = RateLimit("can", limits.requests_per_minute, time.monotonic)
+    self_service = SelfService(flow, asking)
     api = admin.TokensApi(exchanges, authenticator, issuer, store, tokens, limits, rate, clock)
     _gauges(metrics, upstream, recorder, policies)
 

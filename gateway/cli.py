@@ -405,7 +405,12 @@ def _policy_test(options: argparse.Namespace) -> int:
 
 def _policy_explain(options: argparse.Namespace) -> int:
     from gateway import target
-    from gateway.policy import explanation_as_dict, explanation_text, relation
+    from gateway.policy import (
+        explanation_as_dict,
+        explanation_text,
+        refused_before_as_dict,
+        relation,
+    )
 
     method, _, path = options.request.strip().partition(" ")
     network = options.account if options.kind == "network" else options.network or ""
@@ -417,7 +422,7 @@ def _policy_explain(options: argparse.Namespace) -> int:
         call = catalogue.identify(method.upper(), target.judge(path.strip(), ""))
     except Problem as problem:  # refused before any policy is asked
         if options.json:
-            print(json.dumps(_refused_before(problem)))
+            print(json.dumps(refused_before_as_dict(problem)))
         else:
             print(f"deny ({problem.kind}): {problem.detail}\n  refused before any policy is asked")
         return DONE
@@ -425,17 +430,6 @@ def _policy_explain(options: argparse.Namespace) -> int:
     explanation = policies.explain(principal, call.operation, related)
     print(json.dumps(explanation_as_dict(explanation)) if options.json else explanation_text(explanation))
     return DONE
-
-
-def _refused_before(problem: Problem) -> dict[str, object]:
-    operation = problem.members.get("operation")
-    return {
-        "decision": "deny",
-        "problem": problem.kind,
-        "operation": operation,
-        "policies": [],
-        "withheld": [],
-    }
 
 
 def _load_policies(folder: str | None) -> tuple[Catalogue, PolicySet]:

@@ -21,7 +21,7 @@ from gateway.authenticate import Authenticator
 from gateway.config import Limits
 from gateway.connection import UpstreamRequest
 from gateway.exchange import EVENT, HEAD, TARGET, Exchanges, break_off, too_large
-from gateway.model import Account, AuditEvent, Call, Decision, Moment, Principal
+from gateway.model import Account, AuditEvent, Call, Decision, Moment, Principal, Relation
 from gateway.operation import Catalogue
 from gateway.policy import relation
 from gateway.problem import Headers, Problem
@@ -93,25 +93,24 @@ class Flow:
             event.upstream_status = reply.status
             return await self._answer(request, event, reply, spent)
 
-    async def decide(self, event: AuditEvent, principal: Principal, call: Call, table: Table) -> Decision:
-        """Whether this principal may make this call. Raises: the Problem of the refusal.
+    async def decide(self, event: AuditEvent, principal: Principal, call: Call, table: Table) -> None:
+        """Let this principal's call go on. Raises: the Problem of the refusal.
 
         `table` is the one that was in force when the request began: it keeps it to its end.
         """
-        network = None
-        if asks_the_store(principal, call) and call.account_id is not None:
-            kind = call.operation.account_kind
-            stored = await self.store.account(kind, call.account_id) if kind is not None else None
-            network = None if stored is None else stored.network
-        related = relation(principal.owner, call.operation, call.account_id, network)
+        related = await self.related(principal, call)
         moment = Moment(event.began, event.client)
         event.policy_digest = table.digest
         decision = event.decision = table.decide(principal, call.operation, related, moment)
-        if not decision.allowed:
-            raise refusal(decision, call)
-        if not reaches(principal, call):
-            raise Problem("account-not-allowed", "The token is limited to some of its owner's accounts.")
-        return decision
+        require(decision, principal, call)
+
+    async def related(self, principal: Principal, call: Call) -> Relation:
+        """How the path's account stands to the owner's, asking the store under which network where that matters."""
+        kind, network = call.operation.account_kind, None
+        if kind is not None and call.account_id is not None and asks_the_store(principal, call):
+            stored = await self.store.account(kind, call.account_id)
+            network = None if stored is None else stored.network
+        return relation(principal.owner, call.operation, call.account_id, network)
 
     def prepare(
         self, method: str, raw: str, head: headers.Pairs, principal: Principal, call: Call, sent: bytes
@@ -166,6 +165,14 @@ class Flow:
             break_off(request.transport)
 
 
+def require(decision: Decision, principal: Principal, call: Call) -> None:
+    """Raises: the Problem of a denial, and "account-not-allowed" where the token reaches less than its owner."""
+    if not decision.allowed:
+        raise refusal(decision, call)
+    if not reaches(principal, call):
+        raise Problem("account-not-allowed", "The token is limited to some of its owner's accounts.")
+
+
 def refusal(decision: Decision, call: Call) -> Problem:
     """A denial as the Problem that names its operation, its policies and their reasons."""
     if decision.problem == "insufficient-scope":
@@ -180,9 +187,15 @@ def refusal(decision: Decision, call: Call) -> Problem:
     return Problem("denied", reason, operation=call.operation.id, policies=policies)
 
 
-def _judge_framing(method: str, head: headers.Head, max_body_bytes: int) -> None:
-    if head.length != 0 and method in BODYLESS:
+def refuse_body(method: str) -> None:
+    """Raises: Problem "bad-body" for a method that carries none."""
+    if method in BODYLESS:
         raise Problem("bad-body", f"A {method} request carries no body.")
+
+
+def _judge_framing(method: str, head: headers.Head, max_body_bytes: int) -> None:
+    if head.length != 0:
+        refuse_body(method)
     if head.length is not None and head.length > max_body_bytes:
         raise too_large(max_body_bytes)
 

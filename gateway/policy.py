@@ -43,12 +43,14 @@ from gateway.model import (
     Relation,
 )
 from gateway.policyfile import Invariant, Loaded, Policy, packaged, read
+from gateway.problem import Problem
 from gateway.tomlfile import ConfigError, Fault
 from gateway.words import NO_ACCOUNT, WEEKDAYS
 
 __all__ = [
     "ANY_MOMENT", "REVEALED_BY", "Asked", "Considered", "Engine", "Explanation", "Invariant", "PolicySet", "Situation",
-    "UncleanAnswer", "explanation_as_dict", "explanation_text", "packaged", "relation", "short", "situation",
+    "UncleanAnswer", "decision_as_dict", "explanation_as_dict", "explanation_text", "packaged",
+    "refused_before_as_dict", "relation", "short", "situation", "withheld",
 ]  # fmt: skip
 
 LOG = logging.getLogger("gateway.policy")
@@ -357,13 +359,19 @@ def _when(moment: Moment) -> dict[str, Any]:
 
 def explanation_as_dict(explanation: Explanation, withheld: Sequence[str] = ()) -> dict[str, object]:
     """What `policy explain --json` prints. `withheld` are the column classes the answer would lack."""
-    decision = explanation.decision
+    return decision_as_dict(explanation.decision, explanation.operation, withheld)
+
+
+def decision_as_dict(
+    decision: Decision, operation: Operation, withheld: Sequence[str] = ()
+) -> dict[str, object]:
+    """A decision in the JSON of `policy explain` and of `POST /gateway/can`."""
     document: dict[str, object] = {"decision": "allow" if decision.allowed else "deny"}
     if decision.problem is not None:
         document["problem"] = decision.problem
     if decision.missing_scope is not None:
         document["missing_scope"] = decision.missing_scope
-    document["operation"] = explanation.operation.id
+    document["operation"] = operation.id
     document["policies"] = [
         {
             "id": p.id,
@@ -377,6 +385,24 @@ def explanation_as_dict(explanation: Explanation, withheld: Sequence[str] = ()) 
     ]
     document["withheld"] = list(withheld)
     return document
+
+
+def withheld(operation: Operation, seen: frozenset[ColumnClass]) -> tuple[ColumnClass, ...]:
+    """The column classes that an answer of this operation lacks, when only these are seen: Transactions have any."""
+    if operation.api != "transactions" or operation.effect != "read":
+        return ()
+    return tuple(name for name in COLUMN_CLASSES if name not in seen)
+
+
+def refused_before_as_dict(problem: Problem) -> dict[str, object]:
+    """The same JSON for a request that is refused before any policy is asked."""
+    return {
+        "decision": "deny",
+        "problem": problem.kind,
+        "operation": problem.members.get("operation"),
+        "policies": [],
+        "withheld": [],
+    }
 
 
 def explanation_text(explanation: Explanation, withheld: Sequence[str] = ()) -> str:

@@ -19,6 +19,7 @@ from tests.property.test_judging_laws import samples
 
 ADMIN = "/admin/api/tokens"
 NI = "/api/2022-08-01/33/advertisers.json"
+CAN = "/gateway/can"
 PIECE = 20
 JSON = "Content-Type: application/json"
 FORM = "Content-Type: application/x-www-form-urlencoded"
@@ -81,6 +82,15 @@ PLACES = [
     ("POST", NI, ["Authorization: Bearer $", JSON], "@"),
     ("POST", NI, ["Authorization: Bearer $", "Content-Type: text/@"], '{"name": "x"}'),
     ("GET", NI, ["Authorization: Bearer $", JSON], '{"name": "@"}'),
+    ("POST", CAN, ["Authorization: Bearer @", JSON], '{"method": "GET", "path": "/"}'),
+    ("POST", CAN, ["Authorization: Bearer $", JSON], '{"method": "GET", "path": "/@"}'),
+    ("POST", CAN, ["Authorization: Bearer $", JSON], '{"method": "GET", "path": "/api/2022-08-01/33/a.json?x=@"}'),
+    ("POST", CAN, ["Authorization: Bearer $", JSON], '{"method": "@", "path": "/"}'),
+    ("POST", CAN, ["Authorization: Bearer $", JSON], '{"method": "GET", "path": "/", "@": 1}'),
+    ("POST", CAN, ["Authorization: Bearer $", JSON], '{"method": "GET", "path": "/", "body": ["@"]}'),
+    ("POST", CAN, ["Authorization: Bearer $", JSON], '{"method": "GET", "path": "/", "body": "@"}'),
+    ("POST", CAN, ["Authorization: Bearer $", JSON], '{"requests": [{"method": "GET", "path": "@"}]}'),
+    ("POST", CAN + "?@", ["Authorization: Bearer $", JSON], '{"method": "GET", "path": "/"}'),
     ("POST", "/oauth/token", [FORM], "grant_type=refresh_token&refresh_token=@"),
     ("POST", "/oauth/token", [FORM], "grant_type=@"),
     ("POST", "/oauth/token", [FORM], "@=@&@=@"),
