@@ -34,6 +34,7 @@ from gateway.proof import prove
 from gateway.ratelimit import RateLimit
 from gateway.selfservice import SelfService
 from gateway.selftest import what_moved
+from gateway.shadow import Shadow
 from gateway.store import Store, open_store
 from gateway.store.keys import load_or_create_keys
 from gateway.table import Policies, Table
@@ -55,6 +56,8 @@ class Gateway:
     upstream: Upstream
     verdicts: Verdicts
     exchanges: Exchanges
+    metrics: Metrics
+    shadow: Shadow | None
     lean: Lean | None
     public: web.Application
     side: list[tuple[SideListener, web.Application]]
@@ -144,16 +147,38 @@ def load_policies(config: Config, catalogue: Catalogue) -> Table:
 
     Raises: ConfigError, for a broken invariant with a request that shows it.
     """
-    local = None if config.policies.local is None else Path(config.policies.local)
-    policies = PolicySet.load(local=local, operations=catalogue.variants())
-    table = compile(policies, catalogue.variants())
-    broken = [
-        Fault(it.invariant.file, it.invariant.line, it.invariant.id, it.text)
-        for it in prove(table, policies.invariants)
-    ]
+    table, broken = _compiled(config.policies.local, None, catalogue)
     if broken:
         raise ConfigError(broken)
     return table
+
+
+def load_shadow(config: Config, catalogue: Catalogue) -> Table | None:
+    """The set that is tried: packaged, the operator's, and the shadow folder on top; None without that folder.
+
+    It may break invariants, since it decides nothing: a warning names each with its counterexample. What cannot
+    be judged at all is refused. Raises: ConfigError.
+    """
+    if config.policies.shadow is None:
+        return None
+    table, broken = _compiled(config.policies.local, config.policies.shadow, catalogue)
+    for fault in broken:
+        log.warning("shadow-breaks-invariant: %s", fault)
+    return table
+
+
+def _compiled(local: str | None, shadow: str | None, catalogue: Catalogue) -> tuple[Table, list[Fault]]:
+    """The packaged set with these folders laid over it; and the invariants it breaks, each with its example."""
+    policies = PolicySet.load(
+        local=None if local is None else Path(local),
+        shadow=None if shadow is None else Path(shadow),
+        operations=catalogue.variants(),
+    )
+    table = compile(policies, catalogue.variants())
+    return table, [
+        Fault(it.invariant.file, it.invariant.line, it.invariant.id, it.text)
+        for it in prove(table, policies.invariants)
+    ]
 
 
 def load_credentials(settings: UpstreamSettings) -> Credentials:
@@ -180,6 +205,7 @@ async def build(
     wire.require_c_parser()
     catalogue = load_catalogue(config)
     policies = Policies(load_policies(config, catalogue))
+    tried = load_shadow(config, catalogue)
     credentials = credentials or load_credentials(config.upstream)
     keyring = load_or_create_keys(config.store.keys)
     metrics = Metrics()
@@ -200,8 +226,19 @@ async def build(
     exchanges = Exchanges(recorder, authenticator, metrics, tokens.exposed_hours, clock)
     upstream = Upstream(config.upstream)
     rate = RateLimit("token", limits.requests_per_minute, time.monotonic)
+    shadow = None if tried is None else Shadow(tried, metrics)
     flow = Flow(
-        exchanges, authenticator, catalogue, policies, store, credentials, upstream, recorder, rate, limits
+        exchanges,
+        authenticator,
+        catalogue,
+        policies,
+        store,
+        credentials,
+        upstream,
+        recorder,
+        rate,
+        limits,
+        shadow,
     )
     issuer = Issuer(store, keyring, config.public_url)
     oauth = OAuth(config.public_url, keyring, store, authenticator, clock, limits)
@@ -234,7 +271,9 @@ async def build(
         else:
             log.error("fast-path-off: this aiohttp does not fit: %s", moved)
             metrics.count("alarms", "fast-path-off")
-    return Gateway(config, store, issuer, recorder, upstream, verdicts, exchanges, lean, public, side)
+    return Gateway(
+        config, store, issuer, recorder, upstream, verdicts, exchanges, metrics, shadow, lean, public, side
+    )
 
 
 def _application(exchanges: Exchanges) -> web.Application:

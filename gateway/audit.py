@@ -18,7 +18,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gateway.model import AuditEvent
+from gateway.model import AuditEvent, Decision
 from gateway.problem import Problem
 
 SCHEMA = 1
@@ -50,7 +50,7 @@ class Recorder:
         self._torn = False
         self._second = -1
         self._second_text = ""
-        self._kept: dict[tuple[object, ...], tuple[str, object, object, object]] = {}
+        self._kept: dict[tuple[object, ...], tuple[str, object]] = {}
         self.healthy = True
         self.alarms = 0
 
@@ -110,16 +110,17 @@ class Recorder:
 
     def _facts(self, event: AuditEvent, digest: str) -> str:
         """Who asked for what, and what was decided: the same for every request like this one."""
-        principal, call, decision = event.principal, event.call, event.decision
+        principal, call, decision, shadow = event.principal, event.call, event.decision, event.shadow
         if event.act is not None or event.subject is not None:
             return _fragment(event, digest)
-        key = (id(principal), id(call), id(decision), digest, event.client, event.method, event.surface)
+        who = (digest, event.client, event.method, event.surface)
+        key = (id(principal), id(call), id(decision), id(shadow), who)
         kept = self._kept.get(key)
         # The values are held, so that no other value can have come to be at their addresses.
         if kept is None:
             if len(self._kept) >= KEPT:
                 self._kept.clear()
-            kept = self._kept[key] = (_fragment(event, digest), principal, call, decision)
+            kept = self._kept[key] = (_fragment(event, digest), (principal, call, decision, shadow))
         return kept[0]
 
     def _write(self, text: str) -> bool:
@@ -177,11 +178,17 @@ def _what(event: AuditEvent) -> dict[str, object]:
             "path_account": call.account_id,
         }
     if decision is not None:
-        fields |= {
-            "decision": "allow" if decision.allowed else "deny",
-            "policies": [policy.id for policy in decision.policies],
-        }
+        fields |= _decided(decision)
+    if event.dissent is not None:
+        fields["shadow"] = _decided(event.dissent)
     return fields
+
+
+def _decided(decision: Decision) -> dict[str, object]:
+    return {
+        "decision": "allow" if decision.allowed else "deny",
+        "policies": [policy.id for policy in decision.policies],
+    }
 
 
 def _open(path: str) -> int:

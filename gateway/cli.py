@@ -182,10 +182,11 @@ def _check(options: argparse.Namespace) -> int:
             secret.value()
         except LookupError as error:
             add(str(error.args[0]), "upstream", "credentials", account)
-    try:
-        app.load_policies(settings, app.load_catalogue(settings))
-    except ConfigError as error:
-        faults += error.faults
+    for load in (app.load_policies, app.load_shadow):
+        try:
+            load(settings, app.load_catalogue(settings))
+        except ConfigError as error:
+            faults += (fault for fault in error.faults if fault not in faults)
     if faults:
         raise ConfigError(faults)
     print(f"{options.config}: no faults")

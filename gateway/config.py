@@ -166,9 +166,13 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """`local` is the operator's folder, laid over the packaged set: it adds, never removes."""
+    """`local` is the operator's folder, laid over the packaged set: it adds, never removes.
+
+    `shadow` is a folder that would be laid over both: it is judged and not enforced.
+    """
 
     local: str | None = None
+    shadow: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +278,7 @@ def _anchored(config: Config, folder: Path) -> Config:
             credentials={k: replace(s, file=at(s.file)) for k, s in config.upstream.credentials.items()},
         ),
         store=replace(config.store, path=str(at(config.store.path)), keys=str(at(config.store.keys))),
-        policies=replace(config.policies, local=at(config.policies.local)),
+        policies=Policies(at(config.policies.local), at(config.policies.shadow)),
         record=replace(config.record, path=str(at(config.record.path))),
     )
 

@@ -177,6 +177,13 @@ class Exchanges:
         """Record an exchange that is over."""
         self._recorder.record(event)
         self._metrics.count("exchanges", event.surface, event.status, event.problem or "")
+        if event.shadow is not None:
+            self._count_dissent(event)
+
+    def _count_dissent(self, event: AuditEvent) -> None:
+        decision, dissent = event.decision, event.dissent
+        if decision is not None and dissent is not None:
+            self._metrics.count("shadow_disagreements", decision.outcome, dissent.outcome)
 
 
 async def receive(request: web.Request, timeout_s: float, max_bytes: int) -> bytes:

@@ -26,6 +26,7 @@ from gateway.operation import Catalogue
 from gateway.policy import relation
 from gateway.problem import Headers, Problem
 from gateway.ratelimit import RateLimit
+from gateway.shadow import Shadow
 from gateway.store import Store
 from gateway.table import Policies, Table
 from gateway.upstream import Reply, Upstream
@@ -70,6 +71,7 @@ class Flow:
     recorder: Recorder
     rate: RateLimit
     limits: Limits
+    shadow: Shadow | None = None
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one request on `/api/`, or refuse it by a Problem that names why."""
@@ -102,6 +104,9 @@ class Flow:
         moment = Moment(event.began, event.client)
         event.policy_digest = table.digest
         decision = event.decision = table.decide(principal, call.operation, related, moment)
+        # Once denied is denied, there as here: what it says of the body no longer counts.
+        if self.shadow is not None and (event.shadow is None or event.shadow.allowed):
+            event.shadow = self.shadow.judge(principal, call.operation, related, moment)
         require(decision, principal, call)
 
     async def related(self, principal: Principal, call: Call) -> Relation:

@@ -73,7 +73,8 @@ class Plan:
 
     `message` is aiohttp's reading of it. `wire` is the request as it goes upstream; `answer` are the standing
     header lines of the answer. `table` is what decided, and a plan holds while that is in force; it may be kept when
-    it is `steady`: the answer does not depend on the moment.
+    it is `steady`: the answer does not depend on the moment. `shadow` is what the policies in `tried` would have
+    decided, and holds while they are the ones that are tried.
     """
 
     message: RawRequestMessage
@@ -87,6 +88,8 @@ class Plan:
     answer: bytes
     table: Table
     steady: bool
+    shadow: Decision | None
+    tried: Table | None
 
 
 class Lean:
@@ -134,6 +137,8 @@ class Lean:
         principal = flow.authenticator.remembered(plan.authorization, address)
         if principal is not plan.principal or plan.table is not flow.policies.table:
             return None
+        if flow.shadow is not None and plan.tried is not flow.shadow.table:
+            return None
         limited = flow.rate.per_minute
         if limited and flow.rate.spent(principal.token_id):
             return None
@@ -144,6 +149,8 @@ class Lean:
         event = self._exchanges.begin("GET", address, "proxy")
         event.principal, event.call, event.decision = principal, plan.call, plan.decision
         event.policy_digest = plan.table.digest
+        if plan.shadow is not None:
+            event.shadow = plan.shadow
         exchange.connection, exchange.event = connection, event
         if limited:
             exchange.spent = flow.rate.spend(principal.token_id)
@@ -163,17 +170,20 @@ class Lean:
         call = flow.catalogue.identify("GET", target.judge(raw, head.host, len(raw)))
         if call.operation.effect != "read" or asks_the_store(principal, call):
             return None
-        table = flow.policies.table
+        table, shadow = flow.policies.table, flow.shadow
         related = relation(principal.owner, call.operation, call.account_id, None)
         moment = Moment(self._exchanges.clock(), address)
         decision = table.decide(principal, call.operation, related, moment)
         if not decision.allowed or not reaches(principal, call):
             return None
         request = flow.prepare("GET", raw, message.raw_headers, principal, call, b"")
+        asked = (principal.owner, call.operation, related, principal.token_id)
         return Plan(
             message, head.authorization, head.forwarded_for, principal, call, decision, request,
             flow.upstream.encode(request), _lines((*standing_fields(principal), ("Via", headers.VIA))),
-            table, table.steady(principal.owner, call.operation, related, principal.token_id),
+            table, table.steady(*asked) and (shadow is None or shadow.table.steady(*asked)),
+            None if shadow is None else shadow.judge(principal, call.operation, related, moment),
+            None if shadow is None else shadow.table,
         )  # fmt: skip
 
     def over(self, exchange: Exchange, event: AuditEvent) -> None:

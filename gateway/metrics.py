@@ -13,6 +13,10 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("surface", "status", "problem"),
     ),
     "alarms": ("Events that should never happen; each has an ERROR line of the same name.", ("event",)),
+    "shadow_disagreements": (
+        "Requests that the shadow policies would have decided otherwise, by outcome in force and in the shadow.",
+        ("enforced", "shadow"),
+    ),
     "exposed_tokens": ("Tokens of ours that arrived where none belongs.", ()),
 }
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

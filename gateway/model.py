@@ -161,6 +161,11 @@ class Decision:
     missing_scope: str | None = None
     error: str | None = None
 
+    @property
+    def outcome(self) -> str:
+        """`allow`, or the kind of the refusal: what whoever asked would notice."""
+        return "allow" if self.allowed else self.problem or "denied"
+
 
 Outcome = Literal["complete", "refused", "aborted", "cut", "bug"]
 
@@ -174,6 +179,7 @@ class AuditEvent:
     `surface` is `proxy`, `oauth`, `admin`, `gateway`, `operations` or `wire` (refused before it had a surface).
     `policy_digest` is that of the policies it was decided by, where a decision was made.
     `act` names what an admin or OAuth request did, `subject` the token it did it to.
+    `shadow` is what the shadow policies would have decided, where there are any.
     `outcome`: complete; refused (a Problem); aborted (the client left); cut (the upstream failed in mid-answer,
     so the client's connection was broken off); bug.
     """
@@ -182,6 +188,7 @@ class AuditEvent:
     principal: Principal | None = None
     call: Call | None = None
     decision: Decision | None = None
+    shadow: Decision | None = None
     policy_digest: str | None = None
     act: str | None = None
     subject: str | None = None
@@ -200,3 +207,11 @@ class AuditEvent:
         self.surface = surface
         self.method = method
         self.client = client
+
+    @property
+    def dissent(self) -> Decision | None:
+        """The shadow's decision, where it comes to something else than the one in force."""
+        shadow, decision = self.shadow, self.decision
+        if shadow is None or decision is None or shadow.outcome == decision.outcome:
+            return None
+        return shadow

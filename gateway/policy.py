@@ -155,14 +155,21 @@ class PolicySet:
 
     @classmethod
     def load(
-        cls, folder: Path | None = None, local: Path | None = None, *, operations: Sequence[Operation]
+        cls,
+        folder: Path | None = None,
+        local: Path | None = None,
+        shadow: Path | None = None,
+        *,
+        operations: Sequence[Operation],
     ) -> PolicySet:
         """The set in `folder` (the packaged one by default), with the operator's `local` folder laid over it.
+
+        On top of that comes the `shadow` folder, for a set that is only tried.
 
         Local files add and never remove, and the shipped invariants hold for every set. `operations` are those
         of the catalogue: a policy that names another is refused. Raises: ConfigError with every fault found.
         """
-        loaded = read(packaged() if folder is None else folder, local, operations)
+        loaded = read(packaged() if folder is None else folder, local, operations, shadow)
         made = cls(loaded)
         # A schema that does not know what the gateway says would refuse every request: better said now.
         engine = made.engine("permit (principal, action, resource);")

@@ -101,8 +101,12 @@ def packaged() -> Path:
     return inside if inside.is_dir() else inside.parents[1] / "policies"
 
 
-def read(folder: Path, local: Path | None, operations: Iterable[Operation]) -> Loaded:
+def read(
+    folder: Path, local: Path | None, operations: Iterable[Operation], shadow: Path | None = None
+) -> Loaded:
     """The set in `folder` with the files of `local` laid over it, and the shipped invariants in any case.
+
+    Those of `shadow` come on top, for a set that is only tried.
 
     A whole set to try may bring a copy of the schema; it falls back to the shipped one. Raises: ConfigError with
     every fault found.
@@ -117,12 +121,12 @@ def read(folder: Path, local: Path | None, operations: Iterable[Operation]) -> L
         faults.append(Fault(str(folder), 0, "", "has no policies (files named *.cedar)"))
     # A set that repeats the shipped invariants says nothing new; one that has none is bound by them all the same.
     invariant_paths = [shipped / "invariants.toml", *_listed(folder, "invariants.toml", [])]
-    if local is not None:
-        policy_files += [_read(path, faults) for path in _listed(local, "*.cedar", faults)]
-        invariant_paths += _listed(local, "invariants.toml", [])
+    for added in filter(None, (local, shadow)):
+        policy_files += [_read(path, faults) for path in _listed(added, "*.cedar", faults)]
+        invariant_paths += _listed(added, "invariants.toml", [])
         faults += (
             Fault(str(path), 0, "", "the schema is not the operator's to change")
-            for path in _listed(local, "*.cedarschema", [])
+            for path in _listed(added, "*.cedarschema", [])
         )
     invariant_files = [_read(path, faults) for path in invariant_paths]
 

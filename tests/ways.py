@@ -18,7 +18,7 @@ import pytest
 from aiohttp import ClientSession, DummyCookieJar
 
 from gateway.app import bind, build
-from gateway.config import Config, Limits, Listen, Record, Store, Upstream
+from gateway.config import Config, Limits, Listen, Policies, Record, Store, Upstream
 from gateway.demo import NETWORK, OTHER_ADVERTISER, PEOPLE
 from gateway.flow import Credentials
 from gateway.tokens import PREFIX
@@ -119,13 +119,23 @@ async def scene(
     clock: Clock | None = None,
     limits: dict[str, Any] | None = None,
     listen: dict[str, Any] | None = None,
+    policies: Policies | None = None,
     **upstream: Any,
 ) -> AsyncIterator[Scene]:
     """A warm gateway of one way, stopped afterwards with nothing left under way."""
     place = folder / way
     place.mkdir(exist_ok=True)
     async with RawUpstream(warmed(then)) as raw:
-        running = await _started(way, raw.port, place, clock or Clock(), limits or {}, listen or {}, upstream)
+        running = await _started(
+            way,
+            raw.port,
+            place,
+            clock or Clock(),
+            limits or {},
+            listen or {},
+            policies or Policies(),
+            upstream,
+        )
         made = Scene(way, raw, running)
         _watch_taking(made)
         try:
@@ -147,6 +157,7 @@ async def _started(
     clock: Clock,
     limits: dict[str, Any],
     listen: dict[str, Any],
+    policies: Policies,
     upstream: dict[str, Any],
 ) -> Running:
     listening = bind("127.0.0.1", 0)
@@ -161,6 +172,7 @@ async def _started(
         ),
         store=Store(path=str(place / "gateway.sqlite3"), keys=str(place / "keys")),
         record=Record(path=str(place / "records.jsonl")),
+        policies=policies,
         limits=Limits(**quiet | limits),  # type: ignore[arg-type]
     )
     gateway = await build(config, clock, Credentials({NETWORK.key: UPSTREAM_TOKEN}, lend_network=True))

@@ -6,11 +6,15 @@ import json
 
 import pytest
 
+from gateway.app import load_policies
+from gateway.config import Policies
 from gateway.demo import NETWORK
+from gateway.exchange import rfc3339
 from gateway.flow import Credentials
 from gateway.problem import Problem
-from tests.conftest import UPSTREAM_TOKEN, add_person
+from tests.conftest import UPSTREAM_TOKEN, Clock, add_person
 from tests.integration.test_wire import NI, ONE, quick
+from tests.unit.test_shadow import LATER
 from tests.upstream import OK, answers
 from tests.ways import on_both_ways, scene
 
@@ -201,3 +205,17 @@ async def test_the_record_says_that_it_was_asked_and_nothing_of_what(gateway):
     record = gateway.records()[-1]
     assert (record["surface"], record["act"], record["outcome"]) == ("gateway", "token.can", "complete")
     assert not {"operation", "decision", "path_account"} & record.keys()
+
+
+@on_both_ways
+async def test_what_hangs_on_the_clock_is_told_as_of_now(way, tmp_path, monkeypatch):
+    monkeypatch.setattr("gateway.app.load_policies", load_policies)
+    clock = Clock()
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "own.cedar").write_text(LATER.replace("SOON", rfc3339(int(clock.now) + 1800)))
+    policies = Policies(local=str(tmp_path / "local"))
+    async with scene(way, answers(OK), tmp_path, clock=clock, policies=policies) as at:
+        for seconds, told, got in ((0, None, 200), (3600, "denied", 403)):
+            clock.advance(seconds)
+            assert (await ask(at.running, "network", "GET", NI)).get("problem") == told
+            assert (await at.ask()).status == got

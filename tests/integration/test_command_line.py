@@ -288,6 +288,17 @@ def test_policies_of_ones_own_that_break_an_invariant_are_refused(programs, tmp_
     assert re.match(COUNTEREXAMPLE, err)
 
 
+def test_check_looks_at_the_shadow_policies_and_lets_them_break_invariants(programs, tmp_path):
+    (tmp_path / "shadow").mkdir()
+    (tmp_path / "shadow" / "own.cedar").write_text(PERMIT_ALL)
+    site = Site(tmp_path, "http://127.0.0.1:9", policies='shadow = "shadow"')
+    assert programs.run(*site.command("check"), env=site.env)[0] == 0
+    (tmp_path / "shadow" / "own.cedar").write_text(PERMIT_ALL.replace(";", ""))
+    code, out, err = programs.run(*site.command("check"), env=site.env)
+    assert (code, out) == (1, "")
+    assert re.match(r"\S*/shadow/own\.cedar:2: a policy ends with ;", err)
+
+
 def test_policy_test_names_file_and_line_of_a_case_that_fails(programs, own_set):
     access = own_set / "cases" / "access.toml"
     access.write_text(re.sub(r'expect = "allow"', 'expect = "deny"', access.read_text(), count=1))

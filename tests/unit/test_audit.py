@@ -100,6 +100,21 @@ def test_what_is_not_known_is_left_out(recorder, path):
     assert line.keys() == ALWAYS | {"status", "outcome", "bytes_in", "bytes_out", "duration_ms"}
 
 
+def test_what_the_shadow_would_have_decided_is_said_where_it_differs_and_only_there(recorder, path):
+    event = an_event(principal=PRINCIPAL, call=a_full_event().call, decision=Decision(True, (POLICY,)))
+    for shadow in (None, Decision(False, (POLICY,), "denied"), Decision(True), None):
+        event.shadow = shadow
+        recorder.record(event)
+    recorder.flush()
+    policies = ["network-integration-write"]
+    assert [line.get("shadow") for line in lines(path)] == [
+        None,
+        {"decision": "deny", "policies": policies},
+        None,
+        None,
+    ]
+
+
 def test_a_begun_line_says_what_will_be_tried_and_not_how_it_ended(recorder, path):
     recorder.begun(a_full_event())
     (line,) = lines(path)
