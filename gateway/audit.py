@@ -6,6 +6,9 @@ the vendor is without one. When a line cannot be written: an alarm, readiness go
 
 A line holds what `AuditEvent` holds, and so never a credential, a query value, a body or a path. It does not
 hold the client's user agent or the upstream's address either.
+
+It holds all that a decision was made from (owner, scopes, relation, client; `time` less `duration_ms` is the
+moment), so that a changed policy set can be asked about it again: `replay.py`.
 """
 
 from __future__ import annotations
@@ -113,7 +116,7 @@ class Recorder:
         principal, call, decision, shadow = event.principal, event.call, event.decision, event.shadow
         if event.act is not None or event.subject is not None:
             return _fragment(event, digest)
-        who = (digest, event.client, event.method, event.surface)
+        who = (digest, event.client, event.method, event.surface, event.relation)
         key = (id(principal), id(call), id(decision), id(shadow), who)
         kept = self._kept.get(key)
         # The values are held, so that no other value can have come to be at their addresses.
@@ -163,7 +166,10 @@ def _who(event: AuditEvent) -> dict[str, object]:
         "token_id": principal.token_id,
         "owner": principal.owner.id,
         "account": principal.owner.account.key,
+        "network": principal.owner.account.network,
         "role": principal.owner.role,
+        "administrator": principal.owner.administrator,
+        "scopes": " ".join(sorted(principal.scopes)),
     }
 
 
@@ -176,6 +182,7 @@ def _what(event: AuditEvent) -> dict[str, object]:
             "effect": call.operation.effect,
             "version": call.version,
             "path_account": call.account_id,
+            "relation": event.relation,
         }
     if decision is not None:
         fields |= _decided(decision)

@@ -100,7 +100,7 @@ class Flow:
 
         `table` is the one that was in force when the request began: it keeps it to its end.
         """
-        related = await self.related(principal, call)
+        related = event.relation = await self.related(principal, call)
         moment = Moment(event.began, event.client)
         event.policy_digest = table.digest
         decision = event.decision = table.decide(principal, call.operation, related, moment)

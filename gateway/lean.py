@@ -28,7 +28,7 @@ from gateway import headers, target
 from gateway.connection import Connection, UpstreamRequest
 from gateway.exchange import Exchanges, standing_fields
 from gateway.flow import MAX_REFUSAL_BYTES, Flow, asks_the_store, flows, passed_on, reaches
-from gateway.model import AuditEvent, Call, Decision, Moment, Principal
+from gateway.model import AuditEvent, Call, Decision, Moment, Principal, Relation
 from gateway.policy import relation
 from gateway.problem import Headers, Problem
 from gateway.table import Table
@@ -82,6 +82,7 @@ class Plan:
     forwarded_for: tuple[str, ...]
     principal: Principal
     call: Call
+    relation: Relation
     decision: Decision
     request: UpstreamRequest
     wire: bytes
@@ -148,6 +149,7 @@ class Lean:
             return None
         event = self._exchanges.begin("GET", address, "proxy")
         event.principal, event.call, event.decision = principal, plan.call, plan.decision
+        event.relation = plan.relation
         event.policy_digest = plan.table.digest
         if plan.shadow is not None:
             event.shadow = plan.shadow
@@ -179,8 +181,8 @@ class Lean:
         request = flow.prepare("GET", raw, message.raw_headers, principal, call, b"")
         asked = (principal.owner, call.operation, related, principal.token_id)
         return Plan(
-            message, head.authorization, head.forwarded_for, principal, call, decision, request,
-            flow.upstream.encode(request), _lines((*standing_fields(principal), ("Via", headers.VIA))),
+            message, head.authorization, head.forwarded_for, principal, call, related, decision,
+            request, flow.upstream.encode(request), _lines((*standing_fields(principal), ("Via", headers.VIA))),
             table, table.steady(*asked) and (shadow is None or shadow.table.steady(*asked)),
             None if shadow is None else shadow.judge(principal, call.operation, related, moment),
             None if shadow is None else shadow.table,

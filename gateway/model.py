@@ -179,6 +179,7 @@ class AuditEvent:
     `surface` is `proxy`, `oauth`, `admin`, `gateway`, `operations` or `wire` (refused before it had a surface).
     `policy_digest` is that of the policies it was decided by, where a decision was made.
     `act` names what an admin or OAuth request did, `subject` the token it did it to.
+    `relation` is that of the path's account to the owner's, once it was asked for.
     `shadow` is what the shadow policies would have decided, where there are any.
     `outcome`: complete; refused (a Problem); aborted (the client left); cut (the upstream failed in mid-answer,
     so the client's connection was broken off); bug.
@@ -187,6 +188,7 @@ class AuditEvent:
     # Defaults of the class, not set one by one for every request: most stay as they are.
     principal: Principal | None = None
     call: Call | None = None
+    relation: Relation | None = None
     decision: Decision | None = None
     shadow: Decision | None = None
     policy_digest: str | None = None

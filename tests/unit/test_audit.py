@@ -29,9 +29,20 @@ OPERATION = Operation(
     "advertiser_update", "network_integration", "write", "network:write", "current", ("PUT",), "/x", ("json",)
 )
 POLICY = PolicyRef("network-integration-write", "permit", "reason", "P9", "access.cedar", 3)
+DECISION = Decision(True, (POLICY,))
 ALWAYS = {"v", "time", "event", "request_id", "surface", "client", "method", "policy_digest"}
-WHO = {"token_id", "owner", "account", "role"}
-WHAT = {"act", "subject", "operation", "effect", "version", "path_account", "decision", "policies"}
+WHO = {"token_id", "owner", "account", "network", "role", "administrator", "scopes"}
+WHAT = {
+    "act",
+    "subject",
+    "operation",
+    "effect",
+    "version",
+    "path_account",
+    "relation",
+    "decision",
+    "policies",
+}
 END = {"status", "problem", "upstream_status", "outcome", "bytes_in", "bytes_out", "duration_ms"}
 
 
@@ -44,7 +55,7 @@ def an_event(**changes):
 
 def a_full_event():
     return an_event(
-        principal=PRINCIPAL, call=Call(OPERATION, "2022-08-01", "33", "json"), decision=Decision(True, (POLICY,)),
+        principal=PRINCIPAL, call=Call(OPERATION, "2022-08-01", "33", "json"), decision=Decision(True, (POLICY,)), relation="own",
         act="token.exposed", subject="tok_2", status=200, problem="denied", upstream_status=200, bytes_in=7,
         bytes_out=9, outcome="cut",
     )  # fmt: skip
@@ -92,6 +103,14 @@ def test_a_line_holds_a_closed_set_of_fields(recorder, path):
         "allow",
     )
     assert (line["account"], line["role"], line["path_account"]) == ("network:33", "super", "33")
+    assert (line["network"], line["administrator"], line["scopes"]) == ("33", True, "network:write")
+
+
+def test_what_is_kept_of_one_relation_is_not_taken_for_another(recorder, path):
+    call = Call(OPERATION, "2022-08-01", "706", "json")
+    for relation in ("other", "network"):
+        recorder.record(an_event(principal=PRINCIPAL, call=call, decision=DECISION, relation=relation))
+    assert [line["relation"] for line in lines(path)] == ["other", "network"]
 
 
 def test_what_is_not_known_is_left_out(recorder, path):
