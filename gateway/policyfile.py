@@ -15,7 +15,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -260,6 +260,21 @@ def _policy(
     return [], Policy(ref, file.path, piece.text, conditions, words.actions(tree), reads)
 
 
+def reread(
+    policy: Policy, text: str, schema: cedarpy.Schema, operations: Iterable[Operation]
+) -> Policy | None:
+    """The policy as it would be with another text; None when that does not pass every check.
+
+    That it stands in vendor.cedar is no such check: whether a permit there would be noticed is for cases to say.
+    """
+    file = File(str(Path(policy.path).with_name("changed.cedar")), policy.ref.file, text)
+    pieces = split(text)
+    found, made = _policy(file, pieces[0], schema, words.vocabulary(operations))
+    if found or made is None or len(pieces) != 1:
+        return None
+    return replace(made, path=policy.path, ref=replace(policy.ref, effect=made.ref.effect))
+
+
 def _unique_policies(policies: Iterable[Policy], faults: list[Fault]) -> None:
     first: dict[str, PolicyRef] = {}
     for policy in policies:
@@ -347,25 +362,63 @@ def split(text: str) -> list[Piece]:
 
 def _conditions(piece: Piece) -> Iterator[Condition]:
     """The scope of a policy, and the conditions of its `when` and `unless`, each of which it needs."""
-    rest = list(piece.tokens)
-    while rest[0].text == "@":  # @name or @name("text")
-        del rest[: 5 if rest[2].text == "(" else 2]
-    scope, rest = _enclosed(rest[1:])
-    head = f"permit ({_shown(scope)});"
-    yield Condition(f"({_shown(scope)})", head, _reads(head))
-    while rest[0].text != ";":
-        word = rest[0].text
-        body, rest = _enclosed(rest[1:])
-        for part in _apart(body, "&&" if word == "when" else "||"):
-            shown = _shown(part)
-            probe = f"permit (principal, action, resource) {word} {{ {shown} }};"
-            yield Condition(shown if word == "when" else f"unless {shown}", probe, _reads(probe))
+    made = anatomy(piece)
+    scope = f"permit ({made.scope});"
+    yield Condition(f"({made.scope})", scope, _reads(scope))
+    for clause in made.clauses:
+        for shown in clause.parts:
+            probe = f"permit (principal, action, resource) {clause.word} {{ {shown} }};"
+            yield Condition(shown if clause.word == "when" else f"unless {shown}", probe, _reads(probe))
 
 
 @functools.lru_cache(4_096)  # the same conditions stand in many policies
 def _reads(probe: str) -> Reads:
     [tree] = json.loads(cedarpy.policies_to_json_str(probe))["staticPolicies"].values()
     return words.read(tree, words.vocabulary(()))[0]  # its words were checked with the policy's
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """One `when` or `unless`: the parts of it that each have to hold, or of which none may."""
+
+    word: str
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Anatomy:
+    """A policy taken apart. `head` is the text before its effect: comments and annotations."""
+
+    head: str
+    effect: str
+    scope: str
+    clauses: tuple[Clause, ...]
+
+    def text(self) -> str:
+        """The policy put together again; it means what it meant."""
+        joined = {"when": " && ", "unless": " || "}
+        clauses = "".join(
+            f"\n{clause.word} {{ {joined[clause.word].join(clause.parts)} }}" for clause in self.clauses
+        )
+        return f"{self.head}{self.effect} ({self.scope}){clauses};"
+
+
+def anatomy(piece: Piece) -> Anatomy:
+    """The parts of a policy that Cedar has parsed."""
+    rest = list(piece.tokens)
+    while rest[0].text == "@":  # @name or @name("text")
+        del rest[: 5 if rest[2].text == "(" else 2]
+    effect = rest[0]
+    # The tokens' places are those in the file: the last one, `;`, is where the piece ends.
+    head = piece.text[: effect.start - piece.tokens[-1].start - 1]
+    scope, rest = _enclosed(rest[1:])
+    clauses: list[Clause] = []
+    while rest[0].text != ";":
+        word = rest[0].text
+        body, rest = _enclosed(rest[1:])
+        parts = _apart(body, "&&" if word == "when" else "||")
+        clauses.append(Clause(word, tuple(_shown(part) for part in parts)))
+    return Anatomy(head, effect.text, _shown(scope), tuple(clauses))
 
 
 def _enclosed(of: list[Token]) -> tuple[list[Token], list[Token]]:
