@@ -15,11 +15,11 @@ from pathlib import Path
 
 from aiohttp import web
 
-from gateway import admin, wire
+from gateway import admin, contract, wire
 from gateway.audit import Recorder
 from gateway.authenticate import Authenticator
 from gateway.compile import compile
-from gateway.config import Config, Listen, SideListener
+from gateway.config import Config, Listen, SideListener, read
 from gateway.config import Upstream as UpstreamSettings
 from gateway.exchange import Exchanges, on_prepare
 from gateway.flow import Credentials, Flow
@@ -135,6 +135,15 @@ def load_tls(listen: Listen) -> ssl.SSLContext | None:
         raise ConfigError([Fault("configuration", 0, "listen.tls_certificate", text)]) from None
 
 
+def read_config(path: str) -> Config:
+    """The configuration in a file. Raises: ConfigError with every fault of it."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([Fault(path, 0, "", f"cannot be read: {type(error).__name__}")]) from None
+    return read(text, path, Path(path).resolve().parent)
+
+
 def load_catalogue(config: Config | None = None) -> Catalogue:
     """The packaged catalogue, with the versions a configuration adds. Raises: ConfigError."""
     path = packaged() / "operations.toml"
@@ -143,7 +152,7 @@ def load_catalogue(config: Config | None = None) -> Catalogue:
 
 
 def load_policies(config: Config, catalogue: Catalogue) -> Table:
-    """The packaged policies with the operator's laid over them, compiled and held against every invariant.
+    """The packaged policies with the operator's laid over them, as `check_policies` passes them.
 
     Raises: ConfigError, for a broken invariant with a request that shows it.
     """
@@ -151,6 +160,19 @@ def load_policies(config: Config, catalogue: Catalogue) -> Table:
     if broken:
         raise ConfigError(broken)
     return table
+
+
+def check_policies(policies: PolicySet, catalogue: Catalogue) -> tuple[Table, list[Fault]]:
+    """A set compiled, and why it may not serve: each sentence of the page and each invariant that it breaks.
+
+    Raises: ConfigError when it cannot be compiled.
+    """
+    table = compile(policies, catalogue.variants())
+    broken = (
+        Fault(it.invariant.file, it.invariant.line, it.invariant.id, it.text)
+        for it in prove(table, policies.invariants)
+    )
+    return table, [*contract.check(policies.policies), *broken]
 
 
 def load_shadow(config: Config, catalogue: Catalogue) -> Table | None:
@@ -168,17 +190,13 @@ def load_shadow(config: Config, catalogue: Catalogue) -> Table | None:
 
 
 def _compiled(local: str | None, shadow: str | None, catalogue: Catalogue) -> tuple[Table, list[Fault]]:
-    """The packaged set with these folders laid over it; and the invariants it breaks, each with its example."""
+    """The packaged set with these folders laid over it; and what it breaks, as `check_policies` says."""
     policies = PolicySet.load(
         local=None if local is None else Path(local),
         shadow=None if shadow is None else Path(shadow),
         operations=catalogue.variants(),
     )
-    table = compile(policies, catalogue.variants())
-    return table, [
-        Fault(it.invariant.file, it.invariant.line, it.invariant.id, it.text)
-        for it in prove(table, policies.invariants)
-    ]
+    return check_policies(policies, catalogue)
 
 
 def load_credentials(settings: UpstreamSettings) -> Credentials:

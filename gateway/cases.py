@@ -149,24 +149,33 @@ class CaseResult:
         return f"{self.file}:{self.line}: {self.name}" + (f": {self.text}" if self.text else "")
 
 
-def run_cases(
-    policies: Decides, catalogue: Catalogue, folder: Path | None = None, local: Path | None = None
-) -> list[CaseResult]:
+Found = tuple[Case, str, int]
+"""A case, its file, and the line it begins on."""
+
+
+def read_cases(folder: Path | None = None, local: Path | None = None) -> list[Found]:
     """Every case in `cases/*.toml` of the policy folder (the packaged one by default) and of the local one.
 
     Raises: ConfigError with every fault of every file.
     """
-    results: list[CaseResult] = []
+    found: list[Found] = []
     faults: list[Fault] = []
     for base in (packaged() if folder is None else folder, local):
         for path in sorted((base / "cases").glob("*.toml")) if base is not None else ():
             try:
-                results += (_run(policies, catalogue, *found) for found in _cases(path))
+                found += _cases(path)
             except ConfigError as error:
                 faults += error.faults
     if faults:
         raise ConfigError(faults)
-    return results
+    return found
+
+
+def run_cases(
+    policies: Decides, catalogue: Catalogue, folder: Path | None = None, local: Path | None = None
+) -> list[CaseResult]:
+    """How each of these cases goes. Raises: ConfigError with every fault of every file."""
+    return [run_case(policies, catalogue, *found) for found in read_cases(folder, local)]
 
 
 def untested(policies: Decides, results: Sequence[CaseResult]) -> tuple[PolicyRef, ...]:
@@ -175,7 +184,7 @@ def untested(policies: Decides, results: Sequence[CaseResult]) -> tuple[PolicyRe
     return tuple(policy for policy in policies.policies if policy.id not in named)
 
 
-def _cases(path: Path) -> list[tuple[Case, str, int]]:
+def _cases(path: Path) -> list[Found]:
     """The cases of a file, each with the file and its line."""
     try:
         text = path.read_bytes().decode("utf-8")
@@ -195,7 +204,7 @@ def _cases(path: Path) -> list[tuple[Case, str, int]]:
     return found
 
 
-def _run(policies: Decides, catalogue: Catalogue, case: Case, file: str, line: int) -> CaseResult:
+def run_case(policies: Decides, catalogue: Catalogue, case: Case, file: str, line: int) -> CaseResult:
     method, _, target = case.request.partition(" ")
     try:
         call = catalogue.identify(method, judge(target, ""))

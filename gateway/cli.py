@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from gateway import __version__, config
-from gateway.model import ACCOUNT_KINDS, ROLES, SCOPES, Account, AccountKind, Owner, Principal, Role
+from gateway import __version__, config, policycli
+from gateway.model import ACCOUNT_KINDS, ROLES, Account, AccountKind, Role
 from gateway.problem import Problem
 from gateway.tomlfile import ConfigError, Fault, Lines
 
 if TYPE_CHECKING:
-    from gateway.operation import Catalogue
-    from gateway.policy import PolicySet
+    pass
 
 DONE, FAULTS, ASKED_WRONGLY = 0, 1, 2
 HOUR_S = 3600
@@ -58,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_user(commands)
     _add_token(commands)
-    _add_policy(commands)
+    policycli.add(commands)
     return parser
 
 
@@ -194,11 +193,9 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _read(path: str) -> config.Config:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([Fault(path, 0, "", f"cannot be read: {type(error).__name__}")]) from None
-    return config.read(text, path, Path(path).resolve().parent)
+    from gateway import app
+
+    return app.read_config(path)
 
 
 # --- people and tokens
@@ -343,105 +340,6 @@ def _token_delete(options: argparse.Namespace) -> int:
         return DONE
 
     return serve.run(delete())
-
-
-# --- policy
-
-
-def _add_policy(commands: Any) -> None:
-    group = commands.add_parser("policy", help="try and explain the policies").add_subparsers(
-        title="commands", metavar="COMMAND", required=True
-    )
-    it = group.add_parser("test", help="run the cases")
-    it.add_argument("directory", nargs="?", help="short for --policies")
-    it.add_argument("--policies", metavar="DIR", help="a whole set to try instead of the packaged one")
-    it.add_argument("--json", action="store_true")
-    it.set_defaults(command=_policy_test)
-    it = group.add_parser("explain", help="what would be decided about a request, and why")
-    it.add_argument("request", help="such as 'GET /api/2022-08-01/33/advertisers.json'")
-    it.add_argument("--kind", choices=ACCOUNT_KINDS, required=True)
-    it.add_argument("--account", required=True, metavar="ID")
-    it.add_argument("--network", metavar="ID", help="the network the owner's account belongs to")
-    it.add_argument("--role", choices=ROLES, default="member")
-    it.add_argument("--administrator", action="store_true")
-    it.add_argument("--scope", action="append", choices=SCOPES, default=[], metavar="SCOPE")
-    it.add_argument("--account-network", metavar="ID", help="the network the path's account is stored under")
-    it.add_argument("--policies", metavar="DIR", help="a whole set to try instead of the packaged one")
-    it.add_argument("--json", action="store_true")
-    it.set_defaults(command=_policy_explain)
-
-
-def _policy_test(options: argparse.Namespace) -> int:
-    from gateway import cases
-    from gateway.compile import compile
-
-    if options.directory and options.policies:
-        return _wrong("give the directory once")
-    folder = options.directory or options.policies
-    catalogue, policies = _load_policies(folder)
-    results = cases.run_cases(policies, catalogue, None if folder is None else Path(folder))
-    results += cases.check_invariants(compile(policies, catalogue.variants()), policies.invariants)
-    failed = [result for result in results if not result.passed]
-    silent = cases.untested(policies, results)
-    if options.json:
-        print(
-            json.dumps(
-                {
-                    "passed": len(results) - len(failed),
-                    "failed": [
-                        {"name": r.name, "file": r.file, "line": r.line, "text": r.text} for r in failed
-                    ],
-                    "untested": [policy.id for policy in silent],
-                }
-            )
-        )
-    else:
-        for result in failed:
-            print(result)
-        for policy in silent:
-            print(f"{policy.file}:{policy.line}: {policy.id}: no case names this policy")
-        print(f"{len(results) - len(failed)} passed, {len(failed) + len(silent)} failed")
-    return FAULTS if failed or silent else DONE
-
-
-def _policy_explain(options: argparse.Namespace) -> int:
-    from gateway import target
-    from gateway.policy import (
-        explanation_as_dict,
-        explanation_text,
-        refused_before_as_dict,
-        relation,
-    )
-
-    method, _, path = options.request.strip().partition(" ")
-    network = options.account if options.kind == "network" else options.network or ""
-    account = Account(options.kind, options.account, network)
-    owner = Owner("explained", account, options.role, options.administrator)
-    principal = Principal("explained", owner, frozenset(options.scope), 0)
-    catalogue, policies = _load_policies(options.policies)
-    try:
-        call = catalogue.identify(method.upper(), target.judge(path.strip(), ""))
-    except Problem as problem:  # refused before any policy is asked
-        if options.json:
-            print(json.dumps(refused_before_as_dict(problem)))
-        else:
-            print(f"deny ({problem.kind}): {problem.detail}\n  refused before any policy is asked")
-        return DONE
-    related = relation(owner, call.operation, call.account_id, options.account_network)
-    explanation = policies.explain(principal, call.operation, related)
-    print(json.dumps(explanation_as_dict(explanation)) if options.json else explanation_text(explanation))
-    return DONE
-
-
-def _load_policies(folder: str | None) -> tuple[Catalogue, PolicySet]:
-    from gateway.app import load_catalogue
-    from gateway.policy import PolicySet
-
-    catalogue = load_catalogue()
-    if folder is not None and not Path(folder).is_dir():
-        raise ConfigError([Fault(folder, 0, "", "is not a folder")])
-    policies = PolicySet.load(None if folder is None else Path(folder), operations=catalogue.variants())
-    return catalogue, policies
 
 
 def _port(text: str) -> int:

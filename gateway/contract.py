@@ -197,9 +197,13 @@ def _unasked(contract: Contract, policies: Sequence[PolicyRef]) -> Iterator[Faul
         cited = _CITED.findall(policy.source)
         for word in cited:
             if word not in SENTENCES:
-                yield Fault(policy.file, policy.line, policy.id, f"cites {word}, which the page does not have")
+                yield Fault(
+                    policy.file, policy.line, policy.id, f"cites {word}, which the page does not have"
+                )
         if Path(policy.file).name == VENDOR and policy.id not in asked:
-            yield Fault(policy.file, policy.line, policy.id, "no sentence of the contract asks for this policy")
+            yield Fault(
+                policy.file, policy.line, policy.id, "no sentence of the contract asks for this policy"
+            )
         elif policy.id in asked and asked[policy.id] not in cited:
             text = f"carries {asked[policy.id]}, and its @source does not cite it"
             yield Fault(policy.file, policy.line, policy.id, text)

@@ -10,7 +10,7 @@ Source: section 6 of the design; field notes B11.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,17 +18,20 @@ from gateway.model import PolicyRef
 from gateway.policyfile import Anatomy, Clause, Policy, anatomy, split
 
 Fate = Literal["noticed", "equivalent", "survived"]
-INVERTED: dict[str, Literal["permit", "forbid"]] = {"permit": "forbid", "forbid": "permit"}
+INVERTED = {"permit": "forbid", "forbid": "permit"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Mutant:
-    """A set in which one policy says something else. `change` is in words; `whole`: it is the policy as such."""
+    """A set in which one policy says something else. `change` is in words; `whole`: it is the policy as such.
+
+    `policies` is None where the change does not pass the checks of `policyfile`: such a set never loads.
+    """
 
     policy: PolicyRef
     change: str
     whole: bool
-    policies: tuple[Policy, ...]
+    policies: tuple[Policy, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,26 +44,32 @@ class Verdict:
     by: str = ""
 
 
-def mutants(policies: Sequence[Policy]) -> Iterator[Mutant]:
+Reread = Callable[[Policy, str], Policy | None]
+"""A policy with another text; None when that text does not pass the checks. (`policyfile.reread`)"""
+
+
+def mutants(policies: Sequence[Policy], reread: Reread) -> Iterator[Mutant]:
     """Every mutant of a set, policy by policy: deleted, inverted, then part by part without it and against it."""
     for number, policy in enumerate(policies):
         before, after = tuple(policies[:number]), tuple(policies[number + 1 :])
         yield Mutant(policy.ref, "deleted", True, before + after)
-        for change, whole, changed in _changed(policy):
-            yield Mutant(policy.ref, change, whole, (*before, changed, *after))
+        for change, whole, text in _changes(policy):
+            changed = reread(policy, text)
+            yield Mutant(policy.ref, change, whole, None if changed is None else (*before, changed, *after))
 
 
 def judge(
-    found: Sequence[Mutant],
+    found: Iterable[Mutant],
     noticed: Callable[[Mutant], str | None],
     differs: Callable[[Mutant], bool],
 ) -> Iterator[Verdict]:
-    """What becomes of each mutant. `noticed` names the case or invariant that fails, None when none does.
+    """What becomes of each mutant. `noticed` names the case or invariant that fails, None when none does; it is
+    asked first.
 
     `differs` tells whether any decision, or reason for one, is another than in the set itself.
     """
     for mutant in found:
-        by = noticed(mutant)
+        by = "the checks at load" if mutant.policies is None else noticed(mutant)
         if by is not None:
             yield Verdict(mutant.policy, mutant.change, "noticed", by)
         elif not mutant.whole and not differs(mutant):
@@ -69,27 +78,24 @@ def judge(
             yield Verdict(mutant.policy, mutant.change, "survived")
 
 
-def _changed(policy: Policy) -> Iterator[tuple[str, bool, Policy]]:
-    """The policy with one change: in words, whether it is to the policy as such, and what comes of it."""
+def _changes(policy: Policy) -> Iterator[tuple[str, bool, str]]:
+    """Each change to a policy: in words, whether it is to the policy as such, and the text that comes of it."""
     (piece,) = split(policy.text)
     parts = anatomy(piece)
     effect = INVERTED[parts.effect]
-    ref = replace(policy.ref, effect=effect)
-    text = replace(parts, effect=effect).text()
-    yield f"inverted to {effect}", True, replace(policy, ref=ref, text=text)
+    yield f"inverted to {effect}", True, replace(parts, effect=effect).text()
     for number, clause in enumerate(parts.clauses):
         for place, part in enumerate(clause.parts):
             rest = clause.parts[:place] + clause.parts[place + 1 :]
             negated = (*clause.parts[:place], f"!({part})", *clause.parts[place + 1 :])
             shown = part if clause.word == "when" else f"unless {part}"
-            yield f"without: {shown}", False, _with(policy, parts, number, rest)
-            yield f"negated: {shown}", False, _with(policy, parts, number, negated)
+            yield f"without: {shown}", False, _with(parts, number, rest)
+            yield f"negated: {shown}", False, _with(parts, number, negated)
 
 
-def _with(policy: Policy, parts: Anatomy, number: int, now: tuple[str, ...]) -> Policy:
+def _with(parts: Anatomy, number: int, now: tuple[str, ...]) -> str:
     kept = (Clause(parts.clauses[number].word, now),) if now else ()
-    clauses = (*parts.clauses[:number], *kept, *parts.clauses[number + 1 :])
-    return replace(policy, text=replace(parts, clauses=clauses).text())
+    return replace(parts, clauses=(*parts.clauses[:number], *kept, *parts.clauses[number + 1 :])).text()
 
 
 # --- What is printed -----------------------------------------------------------------------------------------

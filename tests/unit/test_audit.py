@@ -55,9 +55,9 @@ def an_event(**changes):
 
 def a_full_event():
     return an_event(
-        principal=PRINCIPAL, call=Call(OPERATION, "2022-08-01", "33", "json"), decision=Decision(True, (POLICY,)), relation="own",
-        act="token.exposed", subject="tok_2", status=200, problem="denied", upstream_status=200, bytes_in=7,
-        bytes_out=9, outcome="cut",
+        principal=PRINCIPAL, call=Call(OPERATION, "2022-08-01", "33", "json"), decision=Decision(True, (POLICY,)),
+        relation="own", act="token.exposed", subject="tok_2", status=200, problem="denied", upstream_status=200,
+        bytes_in=7, bytes_out=9, outcome="cut",
     )  # fmt: skip
 
 
