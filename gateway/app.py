@@ -50,6 +50,7 @@ class Gateway:
     """A gateway in this process. `start` serves; `stop` lets what is under way finish, then closes everything."""
 
     config: Config
+    policies: Policies
     store: Store
     issuer: Issuer
     recorder: Recorder
@@ -290,7 +291,19 @@ async def build(
             log.error("fast-path-off: this aiohttp does not fit: %s", moved)
             metrics.count("alarms", "fast-path-off")
     return Gateway(
-        config, store, issuer, recorder, upstream, verdicts, exchanges, metrics, shadow, lean, public, side
+        config,
+        policies,
+        store,
+        issuer,
+        recorder,
+        upstream,
+        verdicts,
+        exchanges,
+        metrics,
+        shadow,
+        lean,
+        public,
+        side,
     )
 
 

@@ -192,7 +192,7 @@ def _judge(policies: PolicySet, space: _Space, questions: Sequence[_Question]) -
     leaning = {one.policy for one in judged if one.leans}
     # A live policy is judged whole when it is asked, wherever the rest of it may hold.
     whole = [number for number in sorted(leaning) if not policies.parts[number].reads.live]
-    kept = [one for one in judged if not one.leans and one.policy not in whole]
+    kept = [one for one in judged if not one.leans]
     faults: list[Fault] = []
     for number in whole:
         try:
@@ -366,7 +366,7 @@ def _fill(
     """A row for everything that can be asked about; what no policy tells apart has the same one."""
     lost = _lost(one for one in judged if not one.reads_ids)
     read = {path for one in judged for path in one.question.resource_paths}
-    opener = _Opener(table, policies, [one for one in judged if one.reads_ids])
+    opener = _Opener(table, [one for one in judged if one.reads_ids])
     for action, all_asked in space.asked.items():
         applies = bits(n for n, policy in enumerate(policies.parts) if action in policy.actions)
         made: dict[Key, Row] = {}
@@ -393,21 +393,15 @@ def _matched(
 class _Opener:
     """Makes the entries of rows; equal ones that hang on who asks are one."""
 
-    def __init__(self, table: Table, policies: PolicySet, judged: Sequence[_Judged]) -> None:
+    def __init__(self, table: Table, judged: Sequence[_Judged]) -> None:
         self._table = table
         self._made: dict[tuple[int, Key], Open] = {}
         self._reads: dict[int, set[str]] = {}
         for one in judged:
             self._reads.setdefault(one.policy, set()).update(set(one.paths).difference(ID_PATHS))
         self._reading_ids = bits(self._reads)
-        self._forbids = bits(n for n, policy in enumerate(policies.parts) if policy.ref.effect == "forbid")
-        self._whoever = ~self._reading_ids & ~bits(
-            n for n, policy in enumerate(policies.parts) if policy.reads.live
-        )
 
     def entry(self, matched: int, words: Mapping[str, Any]) -> Entry:
-        if matched & self._forbids & self._whoever:
-            matched &= self._forbids  # no permit matters, whoever asks and whenever
         candidates = matched & self._reading_ids
         if not candidates:
             return self._table.outcome(matched)
@@ -415,7 +409,8 @@ class _Opener:
         held = tuple((path, words[path]) for path in paths)
         found = self._made.get((matched, held))
         if found is None:
-            found = self._made[matched, held] = Open(len(self._made), matched, held)
+            others = self._table.narrowed(matched, held)
+            found = self._made[matched, held] = Open(len(self._made), matched, held, others)
         return found
 
 

@@ -185,14 +185,16 @@ class Test:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """A cell whose decision hangs on who asks: `candidates` have conditions that read ids, as bits.
+    """A cell whose decision hangs on who asks: some of the policies in `matched` have conditions that read ids.
 
-    `words` is what else those conditions read here. Equal cells are one, by `number`.
+    `words` is what else those conditions read here. `others` is what it comes to for ids that no policy names. Equal
+    cells are one, by `number`.
     """
 
     number: int
     matched: int
     words: tuple[tuple[str, object], ...]
+    others: Decision | Live
 
 
 Entry = Decision | Live | Open
@@ -240,7 +242,7 @@ class Table:
         self._outcomes: dict[int, Decision | Live] = {}
         self._settled: dict[tuple[int, str | None, str | None, str | None, str | None], Decision | Live] = {}
         names = self.names
-        self._named = names.users.get, names.accounts.get, names.networks.get, names.tokens.get
+        self._named = names.users, names.accounts, names.networks, names.tokens
         self._engines: dict[int, Engine] = {}
         self._second = 0
         self._this_second: dict[tuple[object, ...], Decision] = {}
@@ -345,20 +347,26 @@ class Table:
         """An entry once it is known who asks."""
         if not isinstance(found, Open):
             return found
+        if at == ANY_OTHER:
+            return found.others
         key = (found.number, *at)
         outcome = self._settled.get(key)
         if outcome is None:
-            words = dict(found.words)
-            words.update(zip(ID_PATHS, at, strict=True))
-            matched = found.matched
-            for number in places(matched & self._reading_ids):
-                if not all(test.at(words) for test in self._tests[number]):
-                    matched &= ~(1 << number)
-            outcome = self.outcome(matched)
+            outcome = self.narrowed(found.matched, found.words, at)
             if len(self._settled) >= REMEMBERED:
                 self._settled.clear()
             self._settled[key] = outcome
         return outcome
+
+    def narrowed(
+        self, matched: int, words: Iterable[tuple[str, object]], at: Point = ANY_OTHER
+    ) -> Decision | Live:
+        """What policies whose other conditions hold come to for who asks, `words` being what is read beside ids."""
+        here = {**dict(words), **dict(zip(ID_PATHS, at, strict=True))}
+        for number in places(matched & self._reading_ids):
+            if not all(test.at(here) for test in self._tests[number]):
+                matched &= ~(1 << number)
+        return self.outcome(matched)
 
     def outcome(self, matched: int) -> Decision | Live:
         """What the policies in these bits come to, all of whose conditions hold but for those on the moment.
@@ -405,10 +413,18 @@ class Table:
         token_id: str,
     ) -> Decision:
         if isinstance(found, Open):
-            user, account, network, token = self._named
+            users, accounts, networks, tokens = self._named
             mine = owner.account
-            key = found.number, user(owner.id), account(mine.id), network(mine.network), token(token_id)
-            outcome = self._settled.get(key) or self.settled(found, key[1:])
+            if owner.id in users or mine.id in accounts or mine.network in networks or token_id in tokens:
+                at = (
+                    users.get(owner.id),
+                    accounts.get(mine.id),
+                    networks.get(mine.network),
+                    tokens.get(token_id),
+                )
+                outcome = self._settled.get((found.number, *at)) or self.settled(found, at)
+            else:
+                outcome = found.others
         else:
             outcome = found
         if isinstance(outcome, Decision):

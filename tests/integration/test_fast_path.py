@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
-from gateway.config import Store
+from gateway.app import load_policies
+from gateway.config import Policies, Store
 from gateway.demo import ADVERTISER
 from gateway.problem import Problem
 from gateway.store import open_store
-from tests.conftest import add_person
+from tests.conftest import Clock, add_person
 from tests.integration.test_answers import BROKEN, SHAPES, WHOLE, reply, ticking
-from tests.integration.test_wire import NAMED, NI, PUT, Line, connect, head, quick, sized
+from tests.integration.test_wire import CATALOGUE, CONFIG, NAMED, NI, PUT, Line, connect, head, quick, sized
 from tests.upstream import OK, Peer, answers, both_loops, says_and_closes, silence
 from tests.ways import GENERAL, SHORT, on_both_ways, outcomes, scene, token_free
 
@@ -778,6 +780,62 @@ async def test_bytes_that_came_in_pieces_or_with_others_are_not_kept_as_a_reques
         for _ in range(2):
             assert (await line.answer()).status == 200
         assert not at.running.gateway.lean.plans
+
+
+# -- another set of policies
+
+
+def table_of(folder, name, text):
+    """The shipped policies and one of the test's, compiled."""
+    local = folder / name
+    local.mkdir()
+    (local / "own.cedar").write_text(f'@id("{name}") @source("s") @reason("r")\n{text}')
+    return load_policies(replace(CONFIG, policies=Policies(local=str(local))), CATALOGUE)
+
+
+NOT_ON_THE_LIST = 'forbid (principal, action == Action::"call", resource == Operation::"advertisers_list");'
+BEFORE_NOON = (
+    'forbid (principal, action == Action::"call", resource) when { context.now.toTime() >= duration("12h") };'
+)
+
+
+@on_both_ways
+async def test_what_was_decided_by_a_set_is_not_done_once_another_is_in_force(way, tmp_path):
+    async with scene(way, answers(OK), tmp_path) as at, connect(at.running) as line:
+        policies = at.running.gateway.policies
+        shipped, other = policies.table, table_of(tmp_path, "no-list", NOT_ON_THE_LIST)
+        for table, status in [(shipped, 200), (other, 403), (shipped, 200), (other, 403), (shipped, 200)]:
+            policies.swap(table)
+            for _ in range(2):
+                await line.send(at.get())
+                assert (await line.answer()).status == status
+            assert (await at.settled())["policy_digest"] == table.digest[:16]
+
+
+@both_loops
+async def test_a_request_keeps_the_policies_it_began_with(tmp_path):
+    async with scene(SHORT, slow(0.2), tmp_path) as at, connect(at.running) as line:
+        policies = at.running.gateway.policies
+        shipped = policies.table
+        await line.send(at.get())
+        await at.until(lambda: at.busy() == 1)
+        policies.swap(table_of(tmp_path, "no-list", NOT_ON_THE_LIST))
+        assert (await line.answer()).status == 200
+        assert (await at.settled())["policy_digest"] == shipped.digest[:16]
+
+
+@on_both_ways
+async def test_what_hangs_on_the_clock_is_asked_anew_every_time(way, tmp_path):
+    clock = Clock()
+    async with scene(way, answers(OK), tmp_path, clock=clock) as at, connect(at.running) as line:
+        at.running.gateway.policies.swap(table_of(tmp_path, "before-noon", BEFORE_NOON))
+        midnight = clock() // 86_400 * 86_400
+        statuses = []
+        for hour in (11.9, 12, 11.9, 23, 0):
+            clock.now = midnight + 86_400 + hour * 3_600
+            await line.send(at.get())
+            statuses.append((await line.answer()).status)
+        assert statuses == [200, 403, 200, 403, 200]
 
 
 # -- what is remembered is bounded
