@@ -65,22 +65,13 @@ def asked(cell: Place) -> Asked:
 def sights(table: Table, names: Names | None = None) -> Iterator[Sight]:
     """Every class of columns beside every owner and relation; ids as `Table.cells` has them."""
     names = table.names if names is None else names
-    known = table.names
     for kind, role, administrator, relation, name in product(
         ACCOUNT_KINDS, ROLES, (False, True), RELATIONS, COLUMN_CLASSES
     ):
         found = table.entry(name, kind, role, administrator, relation)
-        for user, account, network, token in names.points(kind):
-            at = (
-                known.users.get(user or ""),
-                known.accounts.get(account or ""),
-                known.networks.get(network or ""),
-                known.tokens.get(token or ""),
-            )
-            decision, live = table.reading(table.settled(found, at))
-            yield Sight(
-                kind, role, administrator, relation, name, user, account, network, token, decision, live
-            )
+        for at in names.points(kind):
+            decision, live = table.reading(table.settled(found, table.known(at)))
+            yield Sight(kind, role, administrator, relation, name, *at, decision, live)
 
 
 @dataclass(frozen=True, slots=True)

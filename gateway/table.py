@@ -323,11 +323,12 @@ class Table:
                 for operation in self.operations:
                     found = self.entry(operation, kind, role, administrator, relation)
                     for at in points:
-                        outcome = self.settled(found, self._known(at))
+                        outcome = self.settled(found, self.known(at))
                         decision, live = self.reading(outcome)
                         yield Cell(kind, role, administrator, relation, operation, *at, decision, live)
 
-    def _known(self, at: Point) -> Point:
+    def known(self, at: Point) -> Point:
+        """A point among other names as it is among those of this table."""
         names = self.names
         user, account, network, token = at
         return (
