@@ -14,7 +14,7 @@ import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import jwt
 from cryptography.hazmat.primitives import serialization
@@ -35,11 +35,13 @@ REFUSED = "The token is not one this gateway issued"
 
 _CLAIMS = ("iss", "aud", "sub", "client_id", "iat", "exp", "jti", "scope")
 _B64 = "[A-Za-z0-9_-]"
-_HEADER = f"{PREFIX}{_B64}{{45}}"  # every kid has 20 characters, so every header has 79
+HEADER_CHARS = 79  # every kid has 20 characters, so every header has as many
+_HEADER = f"{PREFIX}{_B64}{{{HEADER_CHARS - len(PREFIX)}}}"
 # A signature is 64 bytes, so 86 characters whose last has four spare bits; only zeros there are canonical.
-_FORM = re.compile(rf"{_HEADER}\.{_B64}{{1,1800}}\.{_B64}{{85}}[AQgw]", re.ASCII)
+FORM = re.compile(rf"{_HEADER}\.{_B64}{{1,1800}}\.{_B64}{{85}}[AQgw]", re.ASCII)
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _JTI = re.compile(r"[A-Za-z0-9_-]{21}[AQgw]", re.ASCII)
+_X = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]", re.ASCII)
 _SCOPE = re.compile(r"[!#-\[\]-~]+(?: [!#-\[\]-~]+)*", re.ASCII)  # RFC 6749 section 3.3
 
 # In text a dot may have been percent-encoded, even repeatedly. The quantifiers are possessive and the classes
@@ -133,6 +135,57 @@ def public_key(pem: bytes) -> PublicKey:
     return PublicKey(key)
 
 
+class Known(Protocol):
+    """The keys that tokens are verified with."""
+
+    def by_header(self, segment: str) -> PublicKey | None:
+        """The key whose tokens begin with exactly this header text."""
+
+
+@dataclass(frozen=True)
+class PublicKeys:
+    """Public keys alone, as a JWK Set publishes them: enough to recognise a token, never to make one."""
+
+    public_keys: tuple[PublicKey, ...]
+    _by_header: dict[str, PublicKey] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_header", {key.header: key for key in self.public_keys})
+
+    def by_header(self, segment: str) -> PublicKey | None:
+        """The key whose tokens begin with exactly this header text."""
+        return self._by_header.get(segment)
+
+
+MAX_JWKS_KEYS = 1_000
+
+
+def read_jwks(text: str | bytes) -> PublicKeys:
+    """The Ed25519 keys of a JWK Set (RFC 7517 section 5); keys of other kinds are left out.
+
+    A key's id is worked out from the key: what the document calls it does not matter.
+    Raises: ValueError for what is no JWK Set, or has no such key.
+    """
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError("is not a JWK Set") from None
+    listed = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(listed, list) or len(listed) > MAX_JWKS_KEYS:
+        raise ValueError("is not a JWK Set")
+    found: dict[str, PublicKey] = {}
+    for jwk in listed:
+        if not isinstance(jwk, dict) or (jwk.get("kty"), jwk.get("crv")) != ("OKP", "Ed25519"):
+            continue
+        if not isinstance(jwk.get("x"), str) or not _X.fullmatch(jwk["x"]):
+            raise ValueError("has an Ed25519 key whose x is not 32 bytes in base64url")
+        key = PublicKey(Ed25519PublicKey.from_public_bytes(_unb64(jwk["x"])))
+        found[key.kid] = key
+    if not found:
+        raise ValueError("has no Ed25519 key")
+    return PublicKeys(tuple(found.values()))
+
+
 @dataclass(frozen=True)
 class Keyring:
     """The key that signs now, and the public keys whose tokens are still accepted."""
@@ -213,12 +266,12 @@ def mint(
         headers={"alg": ALGORITHM, "kid": keyring.current.kid, "typ": TYPE},
         sort_headers=True,  # alg, kid, typ: see PublicKey.header
     )
-    if len(text) > MAX_TOKEN_CHARS or not _FORM.fullmatch(text):
+    if len(text) > MAX_TOKEN_CHARS or not FORM.fullmatch(text):
         raise ValueError("the claims are too long for a token")
     return text
 
 
-def verify(keyring: Keyring, text: str, *, issuer: str, audience: str) -> Claims:
+def verify(keyring: Known, text: str, *, issuer: str, audience: str) -> Claims:
     """What a token says, once its form, key, type, signature, issuer, audience and claims are proven.
 
     Expiry is NOT judged: see `Claims`. Raises: Problem "invalid-token", the same for every fault.
@@ -263,13 +316,37 @@ def verify(keyring: Keyring, text: str, *, issuer: str, audience: str) -> Claims
     )
 
 
-def plausible(keyring: Keyring, text: str) -> bool:
+def recognise(keyring: Known, text: str) -> Claims | None:
+    """What a token of these keys says, whichever origin it was issued for; None for every other text.
+
+    For finding tokens, never for accepting one: `verify` holds it to one issuer and one audience.
+    """
+    if _key_of(keyring, text) is None:
+        return None
+    try:
+        body = json.loads(_unb64(text.split(".")[1]))
+    except (ValueError, RecursionError):
+        return None
+    if _fault(body):
+        return None
+    try:
+        return verify(keyring, text, issuer=body["iss"], audience=body["aud"])
+    except Problem:
+        return None
+
+
+def well_formed(text: str) -> bool:
+    """Whether a text has the form of a token of this gateway, or of another one's."""
+    return len(text) <= MAX_TOKEN_CHARS and FORM.fullmatch(text) is not None
+
+
+def plausible(keyring: Known, text: str) -> bool:
     """Whether a text has the form of a token of ours, so that only its signature can tell. Costs next to nothing."""
     return _key_of(keyring, text) is not None
 
 
-def _key_of(keyring: Keyring, text: str) -> PublicKey | None:
-    if not isinstance(text, str) or len(text) > MAX_TOKEN_CHARS or not _FORM.fullmatch(text):
+def _key_of(keyring: Known, text: str) -> PublicKey | None:
+    if not isinstance(text, str) or not well_formed(text):
         return None
     # One look-up pins alg, kid and typ, and leaves no room for jku, x5u, jwk or crit (RFC 8725 3.1, 3.10).
     return keyring.by_header(text.partition(".")[0])
@@ -322,6 +399,11 @@ def _compact(value: dict[str, Any]) -> bytes:
 
 def _b64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _unb64(text: str) -> bytes:
+    """Raises: ValueError."""
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
 # --- tokens in text
