@@ -36,14 +36,14 @@ from gateway.app import Gateway, build, load_catalogue, load_policies
 from gateway.authenticate import Authenticator, as_principal
 from gateway.compile import compile
 from gateway.connection import UpstreamRequest
-from gateway.flow import Credentials
+from gateway.credentials import Credentials
 from gateway.model import Account, AuditEvent, Decision, Moment, Owner, Principal
 from gateway.policy import PolicySet, relation
 from gateway.proof import prove
 from gateway.ratelimit import RateLimit
 from gateway.reply import Headers, Parser
 from gateway.store import Store, new_token_id, new_user_id, open_store
-from gateway.store.keys import load_or_create_keys
+from gateway.store.keys import LiveKeys
 from gateway.table import Table
 from gateway.verdicts import Verdict, Verdicts
 
@@ -228,7 +228,8 @@ def fill(path: Path, count: int, owner_id: str, digests: Sequence[tuple[str, byt
 async def store_of(folder: Path, count: int) -> list[str]:
     """One row of the table: a store with so many tokens."""
     made = settings(folder)
-    keyring = load_or_create_keys(made.store.keys)
+    keys = LiveKeys(made.store.keys)
+    keyring = keys.ring
     store = await open_store(made.store, time.time)
     user = await store.add_user("bench@example.com", NETWORK, "super")
     await store.close()
@@ -250,14 +251,14 @@ async def store_of(folder: Path, count: int) -> list[str]:
     store = await open_store(made.store, time.time)
     try:
         return [f"{count:,}", f"{os.stat(made.store.path).st_size / 1e6:,.1f}", number(statistics.median(opened)),
-                *(number(value) for value in await _in_store(store, keyring, known, texts, user.id))]  # fmt: skip
+                *(number(value) for value in await _in_store(store, keys, known, texts, user.id))]  # fmt: skip
     finally:
         await store.close()
 
 
 async def _in_store(
     store: Store,
-    keyring: tokens.Keyring,
+    keys: LiveKeys,
     known: Sequence[tuple[str, str]],
     texts: Sequence[str],
     owner_id: str,
@@ -267,7 +268,7 @@ async def _in_store(
     verdicts = Verdicts(store, time.time, 4096)
     await verdicts.check()
     limit = RateLimit("authentication", 0, time.monotonic)
-    authenticator = Authenticator(store, keyring, URL, time.time, limit, verdicts)
+    authenticator = Authenticator(store, keys, URL, time.time, limit, verdicts)
     each = max(1, len(texts) // 3)
     find = await timed_async("find", lambda n: store.find(digests[n % len(digests)]), 300)
     miss = await timed_async("miss", lambda n: store.find(tokens.jti_digest(str(n))), 300)

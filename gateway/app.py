@@ -19,10 +19,11 @@ from gateway import admin, contract, wire
 from gateway.audit import Recorder
 from gateway.authenticate import Authenticator
 from gateway.compile import compile
-from gateway.config import Config, Listen, SideListener, read
+from gateway.config import Config, Listen, SideListener
 from gateway.config import Upstream as UpstreamSettings
+from gateway.credentials import Credentials, LiveCredentials, configured
 from gateway.exchange import Exchanges, on_prepare
-from gateway.flow import Credentials, Flow
+from gateway.flow import Flow
 from gateway.issue import Issuer
 from gateway.lean import Lean
 from gateway.metrics import Metrics
@@ -36,7 +37,7 @@ from gateway.selfservice import SelfService
 from gateway.selftest import what_moved
 from gateway.shadow import Shadow
 from gateway.store import Store, open_store
-from gateway.store.keys import load_or_create_keys
+from gateway.store.keys import LiveKeys
 from gateway.table import Policies, Table
 from gateway.tomlfile import ConfigError, Fault
 from gateway.upstream import Upstream
@@ -60,6 +61,7 @@ class Gateway:
     metrics: Metrics
     shadow: Shadow | None
     lean: Lean | None
+    credentials: LiveCredentials | None
     public: web.Application
     side: list[tuple[SideListener, web.Application]]
     _runners: list[web.BaseRunner] = field(default_factory=list)
@@ -69,6 +71,9 @@ class Gateway:
         """Serve on a bound socket, and on the side listeners of the configuration."""
         await self.verdicts.check()  # before the first request, so that what it proves is remembered
         self._tasks.append(asyncio.create_task(self.verdicts.watch()))
+        self._tasks.append(asyncio.create_task(self.issuer.keys.watch()))
+        if self.credentials is not None:
+            self._tasks.append(asyncio.create_task(self.credentials.watch()))
         if self.lean is not None:
             self._tasks.append(asyncio.create_task(self.lean.watch()))
         await self._serve(self.public, listening, load_tls(self.config.listen), self.lean)
@@ -136,15 +141,6 @@ def load_tls(listen: Listen) -> ssl.SSLContext | None:
         raise ConfigError([Fault("configuration", 0, "listen.tls_certificate", text)]) from None
 
 
-def read_config(path: str) -> Config:
-    """The configuration in a file. Raises: ConfigError with every fault of it."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([Fault(path, 0, "", f"cannot be read: {type(error).__name__}")]) from None
-    return read(text, path, Path(path).resolve().parent)
-
-
 def load_catalogue(config: Config | None = None) -> Catalogue:
     """The packaged catalogue, with the versions a configuration adds. Raises: ConfigError."""
     path = packaged() / "operations.toml"
@@ -200,18 +196,16 @@ def _compiled(local: str | None, shadow: str | None, catalogue: Catalogue) -> tu
     return check_policies(policies, catalogue)
 
 
-def load_credentials(settings: UpstreamSettings) -> Credentials:
-    """The upstream credentials, read from where the configuration says. Raises: ConfigError naming each."""
-    found: dict[str, str] = {}
-    faults: list[Fault] = []
-    for account, secret in settings.credentials.items():
-        try:
-            found[account] = secret.value()
-        except LookupError as error:
-            faults.append(Fault("configuration", 0, f"upstream.credentials.{account}", str(error.args[0])))
+def load_credentials(settings: UpstreamSettings) -> None:
+    """Whether the credentials can be read from where the configuration says. Raises: ConfigError naming each."""
+    faults = configured(settings.credentials).faults
     if faults:
-        raise ConfigError(faults)
-    return Credentials(found, settings.lend_network_credential)
+        raise ConfigError(
+            [
+                Fault("configuration", 0, f"upstream.credentials.{account}", text)
+                for account, text in faults.items()
+            ]
+        )
 
 
 async def build(
@@ -225,17 +219,24 @@ async def build(
     catalogue = load_catalogue(config)
     policies = Policies(load_policies(config, catalogue))
     tried = load_shadow(config, catalogue)
-    credentials = credentials or load_credentials(config.upstream)
-    keyring = load_or_create_keys(config.store.keys)
+    keys = LiveKeys(config.store.keys)
     metrics = Metrics()
     later = asyncio.get_running_loop().call_later
     recorder = Recorder(config.record.path, lambda: policies.table.digest[:16], clock, later)
     store = await open_store(config.store, clock)
+    live = None
+    if credentials is None:
+        try:
+            live = await LiveCredentials.open(config, store)
+        except BaseException:
+            await store.close()
+            raise
+        credentials = live.credentials
     limits, tokens = config.limits, config.tokens
     verdicts = Verdicts(store, clock, limits.remembered_tokens)
     authenticator = Authenticator(
         store,
-        keyring,
+        keys,
         config.public_url,
         clock,
         RateLimit("authentication", limits.failed_authentications_per_minute, time.monotonic),
@@ -259,13 +260,16 @@ async def build(
         limits,
         shadow,
     )
-    issuer = Issuer(store, keyring, config.public_url)
-    oauth = OAuth(config.public_url, keyring, store, authenticator, clock, limits)
+    issuer = Issuer(store, keys, config.public_url)
+    oauth = OAuth(config.public_url, keys, store, authenticator, clock, limits)
     operations = Operations(store, recorder, policies, metrics)
     asking = RateLimit("can", limits.requests_per_minute, time.monotonic)
     self_service = SelfService(flow, asking)
     api = admin.TokensApi(exchanges, authenticator, issuer, store, tokens, limits, rate, clock)
     _gauges(metrics, upstream, recorder, policies)
+    if live is not None:
+        metrics.gauge("credential_alarms", "Upstream credentials that became unusable.", lambda: live.alarms)
+    metrics.gauge("key_alarms", "Times that the signing keys became unusable.", lambda: keys.alarms)
 
     public, side = _application(exchanges), []
     oauth.add_routes(public.router)
@@ -287,6 +291,8 @@ async def build(
         moved = await what_moved()
         if moved is None:
             lean = Lean(flow, exchanges)
+            if live is not None:
+                live.on_change = lean.replan
         else:
             log.error("fast-path-off: this aiohttp does not fit: %s", moved)
             metrics.count("alarms", "fast-path-off")
@@ -302,6 +308,7 @@ async def build(
         metrics,
         shadow,
         lean,
+        live,
         public,
         side,
     )

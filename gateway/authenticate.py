@@ -19,6 +19,7 @@ from gateway.model import Network, Owner, Principal
 from gateway.problem import Problem
 from gateway.ratelimit import RateLimit, client_network
 from gateway.store import Store, TokenRow, UserRow
+from gateway.store.keys import LiveKeys
 from gateway.verdicts import Queues, Verdict, Verdicts
 
 FATE = {
@@ -38,7 +39,7 @@ class Authenticator:
     def __init__(
         self,
         store: Store,
-        keyring: tokens.Keyring,
+        keys: LiveKeys,
         public_url: str,
         clock: Callable[[], float],
         failures: RateLimit,
@@ -46,7 +47,7 @@ class Authenticator:
         trusted_proxies: tuple[Network, ...] = (),
     ) -> None:
         self._store = store
-        self._keyring = keyring
+        self._keys = keys
         self._public_url = public_url
         self._clock = clock
         self._failures = failures
@@ -87,18 +88,23 @@ class Authenticator:
 
     async def _proven(self, authorization: str, text: str, client: str) -> Principal:
         """The principal of a token, and remembered. A wrong guess costs its network more than it costs us."""
+        epoch = self._store.epoch()  # before the keys and the look-up: what changes after it changes this too
+        if self._verdicts.never(text) or not tokens.well_formed(text):
+            raise Problem("invalid-token", tokens.REFUSED)
+        await self._keys.refresh()
+        if not tokens.plausible(
+            self._keys.ring, text
+        ):  # also where its signature was checked before: keys end
+            raise Problem("invalid-token", tokens.REFUSED)
         claims = self._verdicts.claims(authorization)
         if claims is None:
-            if self._verdicts.never(text) or not tokens.plausible(self._keyring, text):
-                raise Problem("invalid-token", tokens.REFUSED)
             if self._failures.spent(client_network(client)):
                 await self._suspects.wait(client_network(client))
             try:
-                claims = self._claims(text)
+                claims = self._signed(text)
             except Problem:
                 self._verdicts.remember_never(text)
                 raise
-        epoch = self._store.epoch()  # before the look-up: what changes after it changes this too
         try:
             token, user = await self._live(claims)
         except Problem as problem:
@@ -111,10 +117,15 @@ class Authenticator:
 
     async def holder(self, text: str) -> tuple[TokenRow, UserRow]:
         """The live token a text is, and its owner. Raises: Problem "invalid-token" or "store-unavailable"."""
-        return await self._live(self._claims(text))
+        return await self._live(await self.genuine(text))
 
-    def _claims(self, text: str) -> tokens.Claims:
-        return tokens.verify(self._keyring, text, issuer=self._public_url, audience=self._public_url)
+    async def genuine(self, text: str) -> tokens.Claims:
+        """What a token says that a key of now has signed, live or not. Raises: Problem "invalid-token"."""
+        await self._keys.refresh()
+        return self._signed(text)
+
+    def _signed(self, text: str) -> tokens.Claims:
+        return tokens.verify(self._keys.ring, text, issuer=self._public_url, audience=self._public_url)
 
     async def _live(self, claims: tokens.Claims) -> tuple[TokenRow, UserRow]:
         found = await self._store.find(tokens.jti_digest(claims.jti))
@@ -134,7 +145,7 @@ class Authenticator:
     async def mark_exposed(self, text: str, exposed_hours: int) -> str | None:
         """Mark a token of ours that was seen where none belongs; its id, or None when it is not ours."""
         try:
-            claims = self._claims(text)
+            claims = await self.genuine(text)
         except Problem:
             return None
         digest, now = tokens.jti_digest(claims.jti), int(self._clock())

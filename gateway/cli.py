@@ -10,17 +10,16 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
-from gateway import __version__, config, policycli
+from gateway import __version__, config, keyscli, policycli, scancli
+from gateway.command import ASKED_WRONGLY, DONE, FAULTS
+from gateway.command import read as _read
+from gateway.command import wrong as _wrong
 from gateway.model import ACCOUNT_KINDS, ROLES, Account, AccountKind, Role
 from gateway.problem import Problem
 from gateway.tomlfile import ConfigError, Fault, Lines
 
-if TYPE_CHECKING:
-    pass
-
-DONE, FAULTS, ASKED_WRONGLY = 0, 1, 2
 HOUR_S = 3600
 
 
@@ -58,6 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_user(commands)
     _add_token(commands)
     policycli.add(commands)
+    keyscli.add(commands)
+    scancli.add(commands)
     return parser
 
 
@@ -157,6 +158,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     from gateway import app
+    from gateway.store.sealing import read_key
 
     settings = _read(options.config)
     lines = Lines(Path(options.config).read_text(encoding="utf-8"))
@@ -181,6 +183,11 @@ def _check(options: argparse.Namespace) -> int:
             secret.value()
         except LookupError as error:
             add(str(error.args[0]), "upstream", "credentials", account)
+    if settings.store.credential_key is not None:
+        try:
+            read_key(settings.store.credential_key)
+        except LookupError as error:
+            add(str(error.args[0]), "store", "credential_key")
     for load in (app.load_policies, app.load_shadow):
         try:
             load(settings, app.load_catalogue(settings))
@@ -190,12 +197,6 @@ def _check(options: argparse.Namespace) -> int:
         raise ConfigError(faults)
     print(f"{options.config}: no faults")
     return DONE
-
-
-def _read(path: str) -> config.Config:
-    from gateway import app
-
-    return app.read_config(path)
 
 
 # --- people and tokens
@@ -225,7 +226,7 @@ def _user_add(options: argparse.Namespace) -> int:
     from gateway import serve
     from gateway.issue import Issuer
     from gateway.store import open_store
-    from gateway.store.keys import load_or_create_keys
+    from gateway.store.keys import LiveKeys
 
     kind, _, number = options.account.partition(":")
     if kind not in ACCOUNT_KINDS or not number:
@@ -238,15 +239,15 @@ def _user_add(options: argparse.Namespace) -> int:
 
     async def add() -> None:
         # Keys that cannot be used are found before a user is added who could then get no token.
-        keyring = load_or_create_keys(settings.store.keys) if options.bootstrap_token else None
+        keys = LiveKeys(settings.store.keys) if options.bootstrap_token else None
         store = await open_store(settings.store, time.time)
         try:
             user = await store.add_user(
                 options.email, account, cast(Role, options.role), options.administrator
             )
             print(f"user: {user.id} {user.email} {account.key} {user.role}", file=sys.stderr)
-            if keyring is not None:
-                _, text = await Issuer(store, keyring, settings.public_url).create(
+            if keys is not None:
+                _, text = await Issuer(store, keys, settings.public_url).create(
                     owner_id=user.id,
                     description="bootstrap token made by the operator",
                     scopes=("tokens:manage",),
@@ -347,8 +348,3 @@ def _port(text: str) -> int:
     if not 0 <= number <= 65535:
         raise argparse.ArgumentTypeError(f"{number} is not a port")
     return number
-
-
-def _wrong(text: str) -> int:
-    print(f"invoca-gateway: {text}", file=sys.stderr)
-    return ASKED_WRONGLY

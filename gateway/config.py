@@ -46,7 +46,7 @@ class Secret:
                 found = Path(str(self.file)).read_text(encoding="ascii").strip()
             except (OSError, ValueError) as error:
                 raise LookupError(f"{where} cannot be read: {type(error).__name__}") from None
-        if not found or not all("!" <= c <= "~" or c == " " for c in found):
+        if not is_credential(found):
             raise LookupError(f"{where} is empty or not printable ASCII")
         return found
 
@@ -140,10 +140,14 @@ class Upstream:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Where tokens and people are kept, and where the signing keys lie (outside the database, mode 0600)."""
+    """Where tokens and people are kept, and where the signing keys lie (outside the database, mode 0600).
+
+    `credential_key` is where the key is that upstream credentials in the store are sealed with.
+    """
 
     path: str = "gateway.sqlite3"
     keys: str = "keys"
+    credential_key: Secret | None = None
     busy_timeout_s: float = 5.0
 
     def check(self) -> Faults:
@@ -265,6 +269,7 @@ def _anchored(config: Config, folder: Path) -> Config:
     def at(path: str | None) -> str | None:
         return None if path is None else path if path == "-" else str(folder / path)
 
+    sealing = config.store.credential_key
     return replace(
         config,
         listen=replace(
@@ -277,10 +282,20 @@ def _anchored(config: Config, folder: Path) -> Config:
             ca_file=at(config.upstream.ca_file),
             credentials={k: replace(s, file=at(s.file)) for k, s in config.upstream.credentials.items()},
         ),
-        store=replace(config.store, path=str(at(config.store.path)), keys=str(at(config.store.keys))),
+        store=replace(
+            config.store,
+            path=str(at(config.store.path)),
+            keys=str(at(config.store.keys)),
+            credential_key=None if sealing is None else replace(sealing, file=at(sealing.file)),
+        ),
         policies=Policies(at(config.policies.local), at(config.policies.shadow)),
         record=replace(config.record, path=str(at(config.record.path))),
     )
+
+
+def is_credential(text: str) -> bool:
+    """Whether a text can be an upstream credential: it has to fit a header. Printable ASCII, at most 4096 of it."""
+    return 0 < len(text) <= 4_096 and all("!" <= c <= "~" or c == " " for c in text)
 
 
 def is_loopback(host: str) -> bool:

@@ -24,12 +24,12 @@ from gateway import sandbox
 from gateway.app import bind, build
 from gateway.config import Config, Limits, Listen, Record, Upstream
 from gateway.config import Store as StoreSettings
-from gateway.flow import Credentials
+from gateway.credentials import Credentials
 from gateway.issue import Issuer
 from gateway.model import Account, Role
 from gateway.serve import STOPS, Workers, prepare
 from gateway.store import Store, open_store
-from gateway.store.keys import load_or_create_keys
+from gateway.store.keys import LiveKeys
 
 DAY_S = 86_400
 NETWORK = Account("network", "33", "33")
@@ -175,7 +175,7 @@ async def _people(config: Config) -> tuple[dict[str, str], dict[str, str]]:
     store = await open_store(config.store, time.time)
     try:
         await store.add_account(OTHER_ADVERTISER)
-        issuer = Issuer(store, load_or_create_keys(config.store.keys), config.public_url)
+        issuer = Issuer(store, LiveKeys(config.store.keys), config.public_url)
         tokens = {person.name: await _token(store, issuer, person) for person in PEOPLE}
         passwords = {person.name: await _password(store, person) for person in PEOPLE}
     finally:

@@ -41,6 +41,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ADMIN_PAGE = "/admin/"
 BODY_GRACE_S, MIN_BODY_RATE = 5.0, 1_024
 """A body has so many seconds, and one more for each so many bytes that came: nobody drips one for half a minute."""
+REFUSED_US_S = 60.0
 MAX_DECODED = 16_384
 MAX_EXPOSED = 8  # a URL has room for few; each costs a signature
 log = logging.getLogger("gateway.exchange")
@@ -66,6 +67,7 @@ class Exchanges:
         self.clock = clock
         self._process = secrets.token_hex(8)
         self._number = itertools.count()
+        self._refused_us: dict[str, float] = {}
 
     def begin(self, method: str, client: str, surface: str) -> AuditEvent:
         """A new event. Its request id is unique: 64 random bits of the process, and a count."""
@@ -176,6 +178,8 @@ class Exchanges:
     def finish(self, event: AuditEvent) -> None:
         """Record an exchange that is over."""
         self._recorder.record(event)
+        if event.problem == "upstream-refused-us":
+            self._alarm_refused(event)
         self._metrics.count("exchanges", event.surface, event.status, event.problem or "")
         if event.shadow is not None:
             self._count_dissent(event)
@@ -184,6 +188,18 @@ class Exchanges:
         decision, dissent = event.decision, event.dissent
         if decision is not None and dissent is not None:
             self._metrics.count("shadow_disagreements", decision.outcome, dissent.outcome)
+
+    def _alarm_refused(self, event: AuditEvent) -> None:
+        """Somebody has to replace our credential: counted every time, logged once a minute for each account."""
+        self._metrics.count("alarms", "upstream-refused-us")
+        account = "" if event.principal is None else event.principal.owner.account.key
+        if event.began >= self._refused_us.get(account, 0.0) + REFUSED_US_S:
+            self._refused_us[account] = event.began
+            log.error(
+                "upstream-refused-us: the upstream does not accept the credential for %s: replace it (request %s)",
+                account,
+                event.request_id,
+            )
 
 
 async def receive(request: web.Request, timeout_s: float, max_bytes: int) -> bytes:

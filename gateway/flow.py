@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -20,8 +19,9 @@ from gateway.audit import Recorder
 from gateway.authenticate import Authenticator
 from gateway.config import Limits
 from gateway.connection import UpstreamRequest
+from gateway.credentials import Credentials
 from gateway.exchange import EVENT, HEAD, TARGET, Exchanges, break_off, too_large
-from gateway.model import Account, AuditEvent, Call, Decision, Moment, Principal, Relation
+from gateway.model import AuditEvent, Call, Decision, Moment, Principal, Relation
 from gateway.operation import Catalogue
 from gateway.policy import relation
 from gateway.problem import Headers, Problem
@@ -36,25 +36,6 @@ STREAMED = frozenset({200, 201, 202, 203, 204})
 # What the vendor documents for our two APIs, and the 4xx an HTTP server may give without a fault of ours.
 REFUSALS = frozenset({400, 403, 404, 409, 422, 429})
 MAX_REFUSAL_BYTES = 65_536
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """The real upstream tokens, by account key; and whether a network's may serve those under it."""
-
-    by_account: Mapping[str, str] = field(repr=False)
-    lend_network: bool
-
-    def of(self, account: Account) -> str:
-        """The credential for an account. Raises: Problem "no-upstream-credential"; never somebody else's."""
-        own = self.by_account.get(account.key)
-        if own is None and self.lend_network:
-            own = self.by_account.get(f"network:{account.network}")
-        if own is None:
-            raise Problem(
-                "no-upstream-credential", f"No upstream credential is configured for {account.key}."
-            )
-        return own
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,20 @@ from dataclasses import dataclass
 
 from gateway import tokens
 from gateway.store import Store, TokenRow
+from gateway.store.keys import LiveKeys
 
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """Makes tokens with one keyring, for one `public_url`, into one store."""
+    """Makes tokens with the key that signs now, for one `public_url`, into one store."""
 
     store: Store
-    keyring: tokens.Keyring
+    keys: LiveKeys
     public_url: str
+
+    @property
+    def keyring(self) -> tokens.Keyring:
+        return self.keys.ring
 
     async def create(
         self,
@@ -35,7 +40,8 @@ class Issuer:
         networks: Iterable[str] | None = None,
     ) -> tuple[TokenRow, str]:
         """A new token's row and its text. Raises: the Problems of `Store.create_token`."""
-        jti = tokens.new_jti()
+        await self.keys.refresh()
+        jti, keyring = tokens.new_jti(), self.keyring  # the row names the very key that signs
         row = await self.store.create_token(
             jti_digest=tokens.jti_digest(jti),
             owner_id=owner_id,
@@ -47,9 +53,10 @@ class Issuer:
             bootstrap=bootstrap,
             accounts=accounts,
             networks=networks,
+            key_id=keyring.current.kid,
         )
         text = tokens.mint(
-            self.keyring,
+            keyring,
             issuer=self.public_url,
             audience=self.public_url,
             owner_id=row.owner_id,

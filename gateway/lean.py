@@ -188,6 +188,10 @@ class Lean:
             None if shadow is None else shadow.table,
         )  # fmt: skip
 
+    def replan(self) -> None:
+        """What was worked out holds no longer: the credentials that requests carry have changed."""
+        self.plans.clear()
+
     def over(self, exchange: Exchange, event: AuditEvent) -> None:
         self._active.discard(exchange)
         self._exchanges.finish(event)

@@ -24,6 +24,7 @@ from gateway.model import SCOPES
 from gateway.ops import serve_only
 from gateway.problem import Problem, to_oauth_json
 from gateway.store import Store, TokenRow, UserRow
+from gateway.store.keys import LiveKeys
 
 FORM = "application/x-www-form-urlencoded"
 MAX_FORM_BYTES = 16_384
@@ -47,7 +48,7 @@ class OAuth:
     """Handlers of the OAuth endpoints. `public_url` is the issuer; nothing here is derived from Host."""
 
     public_url: str
-    keyring: tokens.Keyring
+    keys: LiveKeys
     store: Store
     authenticator: Authenticator
     clock: Callable[[], float]
@@ -122,7 +123,7 @@ class OAuth:
         except OAuthError as error:
             return _refuse(request, error)
         try:
-            claims = tokens.verify(self.keyring, text, issuer=self.public_url, audience=self.public_url)
+            claims = await self.authenticator.genuine(text)
         except Problem:
             return _ok({})
         found = await self.store.find(tokens.jti_digest(claims.jti))
@@ -168,7 +169,8 @@ class OAuth:
         )
 
     async def jwks(self, _: web.Request) -> web.Response:
-        return _ok(self.keyring.jwks())
+        await self.keys.refresh()
+        return _ok(self.keys.ring.jwks())
 
     async def _form(self, request: web.Request) -> dict[str, str]:
         """The parameters of a form body, each once. Raises: OAuthError "invalid_request"."""

@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gateway import __version__
+from gateway.command import DONE, FAULTS, read
+from gateway.command import wrong as _wrong
 from gateway.model import (
     ACCOUNT_KINDS,
     APIS,
@@ -51,7 +53,6 @@ if TYPE_CHECKING:
     from gateway.policyfile import Loaded
     from gateway.table import Table
 
-DONE, FAULTS, ASKED_WRONGLY = 0, 1, 2
 PACKAGED = "-"
 """How the packaged set is written where a folder is asked for."""
 
@@ -94,7 +95,7 @@ def _chosen(options: argparse.Namespace) -> tuple[Catalogue, Sets]:
     """The catalogue and the folders that are meant. Raises: ConfigError."""
     from gateway import app
 
-    settings = None if options.config is None else app.read_config(options.config)
+    settings = None if options.config is None else read(options.config)
     local = options.local
     if local is None and settings is not None:
         local = settings.policies.local
@@ -623,8 +624,3 @@ def _replay(options: argparse.Namespace) -> int:
     else:
         print(replay.replay_text(done, options.full))
     return FAULTS if done.faults or (options.exit_code and done.flipped) else DONE
-
-
-def _wrong(text: str) -> int:
-    print(f"invoca-gateway: {text}", file=sys.stderr)
-    return ASKED_WRONGLY

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from gateway.app import Gateway, bind, build, load_catalogue, load_credentials, load_policies, load_tls
 from gateway.config import Config
-from gateway.flow import Credentials
+from gateway.credentials import Credentials, LiveCredentials
 from gateway.store import open_store
 from gateway.store.keys import load_or_create_keys
 from gateway.tokens import scrub
@@ -67,7 +67,10 @@ async def prepare(config: Config) -> None:
     load_policies(config, load_catalogue(config))
     load_or_create_keys(config.store.keys)
     store = await open_store(config.store, time.time)
-    await store.close()
+    try:
+        await LiveCredentials.open(config, store)
+    finally:
+        await store.close()
 
 
 def serve(config: Config, ready: Callable[[str], None]) -> None:

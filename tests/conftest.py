@@ -17,8 +17,8 @@ from yarl import URL
 from gateway import sandbox
 from gateway.app import Gateway, bind, build
 from gateway.config import Config, Limits, Record, Store, Upstream
+from gateway.credentials import Credentials
 from gateway.demo import ADVERTISER, EVERY_NETWORK, NETWORK, OTHER_ADVERTISER, PEOPLE, READ
-from gateway.flow import Credentials
 from gateway.model import Account
 
 UPSTREAM_TOKEN = "upstream-credential-of-network-33"

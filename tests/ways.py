@@ -19,8 +19,8 @@ from aiohttp import ClientSession, DummyCookieJar
 
 from gateway.app import bind, build
 from gateway.config import Config, Limits, Listen, Policies, Record, Store, Upstream
+from gateway.credentials import Credentials
 from gateway.demo import NETWORK, OTHER_ADVERTISER, PEOPLE
-from gateway.flow import Credentials
 from gateway.tokens import PREFIX
 from tests.conftest import UPSTREAM_TOKEN, Clock, Running, add_person
 from tests.integration.test_wire import GET, NI, Heard, Line, ask, connect, head

@@ -11,7 +11,7 @@ from ipaddress import ip_network
 from typing import Any, TypeVar
 
 from gateway.model import ACCOUNT_KINDS, ROLES, SCOPES, Account
-from gateway.store.rows import TokenRow, UserRow
+from gateway.store.rows import CredentialRow, TokenRow, UserRow
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -81,6 +81,25 @@ def account_row(row: Row) -> Account:
     if kind not in ACCOUNT_KINDS or (kind == "network" and network != account_id):
         raise Unreadable
     return Account(kind, _text(account_id), _text(network))
+
+
+def count_and_time(rows: list[Row]) -> tuple[int, int | None]:
+    """The one row of a count and the latest of some times. Raises: Unreadable."""
+    count, latest = rows[0]
+    return _whole(count), None if latest is None else _whole(latest)
+
+
+def texts(rows: list[Row]) -> tuple[str, ...]:
+    """Rows of one text each. Raises: Unreadable."""
+    return tuple(_text(text) for (text,) in rows)
+
+
+def credential_row(row: Row) -> CredentialRow:
+    """Account, when it was set, the sealed bytes. Raises: Unreadable."""
+    account, set_at, sealed = row
+    if type(sealed) is not bytes:
+        raise Unreadable
+    return CredentialRow(_text(account), _whole(set_at), sealed)
 
 
 def number(rows: list[Row]) -> int:

@@ -3,11 +3,15 @@
 In a folder of mode 0700, files of mode 0600 named by key id: `<kid>.pem` is the private key that signs now,
 `<kid>.pub.pem` a public key whose tokens are still accepted. Retiring a key keeps its public half alone.
 Everybody who reads or writes the folder holds a lock on it, so that nobody sees half a change.
+
+A running process looks at the folder again and again (`LiveKeys`), so a rotation needs no restart.
 """
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
+import logging
 import os
 import stat
 from collections.abc import Iterator
@@ -18,6 +22,8 @@ from typing import TypeVar
 from gateway.tokens import Keyring, PublicKey, SigningKey, generate_key, public_key, signing_key
 from gateway.tomlfile import ConfigError, Fault
 
+log = logging.getLogger("gateway.keys")
+WATCH_S = 0.5
 _PRIVATE, _PUBLIC, _DRAFT = ".pem", ".pub.pem", ".draft"
 K = TypeVar("K", SigningKey, PublicKey)
 
@@ -43,8 +49,7 @@ def load_keys(path: str) -> Keyring:
 
 
 def rotate_keys(path: str) -> Keyring:
-    """A new signing key, the one before kept as public only. Running workers sign on with theirs until they
-    load again, and accept the new key's tokens only then.
+    """A new signing key, the one before kept as public only. Running workers see it by themselves.
 
     Raises: as `load_or_create_keys`.
     """
@@ -59,22 +64,83 @@ def rotate_keys(path: str) -> Keyring:
         return _load(folder, create=True)
 
 
-def drop_retired_keys(path: str, *, retired_before: float) -> tuple[str, ...]:
-    """Forget public keys retired before a time (UTC seconds); their ids. Only safe when none of their tokens
-    can still be live: that time is now minus the longest life a token may have.
+def drop_key(path: str, kid: str) -> bool:
+    """Forget a public key that signs no more: its tokens are not accepted from then on. False when there is no such.
 
     Raises: as `load_or_create_keys`.
     """
     folder = Path(path)
-    dropped = []
     with _explained(folder), _locked(folder):
-        for key in _load(folder, create=False).retired:
-            file = folder / (key.kid + _PUBLIC)
-            if file.stat().st_mtime < retired_before:
-                file.unlink()
-                dropped.append(key.kid)
-                _sync(folder)
-    return tuple(dropped)
+        if kid not in {key.kid for key in _load(folder, create=False).retired}:
+            return False
+        (folder / (kid + _PUBLIC)).unlink()
+        _sync(folder)
+        return True
+
+
+def retired_at(path: str, kid: str) -> float:
+    """Since when a key signs no more (UTC seconds). Raises: ConfigError."""
+    file = Path(path) / (kid + _PUBLIC)
+    with _explained(file):
+        return file.stat().st_mtime
+
+
+class LiveKeys:
+    """The keys of a folder as they are now, for a process that goes on running.
+
+    What is loaded is kept as long as the folder cannot be used: `alarms` counts how often that began.
+    """
+
+    def __init__(self, path: str) -> None:
+        """The folder and its first key are made when missing. Raises: as `load_or_create_keys`."""
+        self._path = path
+        self.ring = load_or_create_keys(path)
+        self._loaded = _names_of(self.ring)
+        self.alarms = 0
+        self._unusable: frozenset[str] | None = None
+        self._loading = asyncio.Lock()
+
+    async def refresh(self, *, again: bool = False) -> None:
+        """Load the keys when others are there. A look costs microseconds: do it before a token is judged.
+
+        `again` tries once more what could not be loaded before.
+        """
+        names = _names(self._path)
+        if names == self._loaded or (names == self._unusable and not again):
+            return
+        async with self._loading:
+            names = _names(self._path)
+            if names == self._loaded:
+                return
+            try:
+                ring = await asyncio.to_thread(load_keys, self._path)
+            except ConfigError as error:
+                if names != self._unusable:
+                    self.alarms += 1
+                    log.error("keys-unusable: the keys from before stay in use: %s", error)
+                self._unusable = names
+                return
+            self._unusable, self._loaded, self.ring = None, _names_of(ring), ring
+            log.info("keys-changed: %s signs, %d more are accepted", ring.current.kid, len(ring.retired))
+
+    async def watch(self) -> None:
+        """See every half second whether the keys have changed."""
+        while True:
+            await self.refresh(again=True)
+            await asyncio.sleep(WATCH_S)
+
+
+def _names_of(ring: Keyring) -> frozenset[str]:
+    """The files that a folder with just these keys has."""
+    return frozenset((ring.current.kid + _PRIVATE, *(key.kid + _PUBLIC for key in ring.retired)))
+
+
+def _names(path: str) -> frozenset[str]:
+    """The files of keys in a folder. Their names tell one state from another: each is its key's id."""
+    try:
+        return frozenset(name for name in os.listdir(path) if name.endswith(_PRIVATE))
+    except OSError:
+        return frozenset()
 
 
 def _load(folder: Path, *, create: bool) -> Keyring:

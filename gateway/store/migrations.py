@@ -84,6 +84,23 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX tokens_exposed ON tokens (network, seq) WHERE exposed_at IS NOT NULL",
         "CREATE INDEX tokens_paused ON tokens (network, seq) WHERE paused_at IS NOT NULL",
     ),
+    # Which key signed which secret, so that it is known when a key may go. Secrets from before have no row here.
+    # Upstream credentials, sealed under a key that is not in here (`sealing.py`).
+    (
+        """
+        CREATE TABLE signatures (
+            jti_digest BLOB PRIMARY KEY CHECK (length(jti_digest) = 32),
+            key_id     TEXT NOT NULL CHECK (key_id GLOB 'ivg-*')
+        ) STRICT, WITHOUT ROWID
+        """,
+        """
+        CREATE TABLE credentials (
+            account TEXT PRIMARY KEY CHECK (length(account) BETWEEN 3 AND 160),
+            sealed  BLOB NOT NULL CHECK (length(sealed) > 28),
+            set_at  INTEGER NOT NULL CHECK (set_at >= 0)
+        ) STRICT, WITHOUT ROWID
+        """,
+    ),
 )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Literal, Protocol, TypeVar, get_args
 
 from gateway.model import Account, AccountKind, Role
@@ -81,6 +81,27 @@ class TokenRow:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyUse:
+    """What is signed with a key and not over: how many tokens, until when the last, and some of their ids.
+
+    Tokens of which it is not known which key signed them (from before that was kept) count for every key.
+    """
+
+    live: int
+    until: int | None
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialRow:
+    """An upstream credential as it is kept: sealed for its account, set at UTC seconds."""
+
+    account: str
+    set_at: int
+    sealed: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Page(Generic[T_co]):
     """Some rows, newest first, and the `after` of the next page; None when there is none."""
 
@@ -89,7 +110,7 @@ class Page(Generic[T_co]):
 
 
 class Store(Protocol):
-    """Tokens and people, and nothing secret. One suite holds every backend to this text.
+    """Tokens and people, and nothing secret that is not sealed. One suite holds every backend to this text.
 
     Every method raises Problem "store-unavailable" when it cannot answer within its deadline, or when what it
     reads is not what it once wrote: nothing is ever allowed, or forgotten, by a fault. A write whose waiting
@@ -115,10 +136,12 @@ class Store(Protocol):
         bootstrap: bool = False,
         accounts: Iterable[str] | None = None,
         networks: Iterable[str] | None = None,
+        key_id: str | None = None,
     ) -> TokenRow:
         """A new token, with an id of its own, created at the store's clock; mint it from the row returned.
 
         `expires_at` is cut down to the maker's effective expiry. Scopes are kept in the order they are shown.
+        `key_id` is the key that is to sign it.
         Raises: Problem "description-taken"; "invalid-token" when the owner is missing or disabled, or the
         maker is missing, another owner's, paused, expired or deleted; "invalid-input".
         """
@@ -188,6 +211,21 @@ class Store(Protocol):
 
     async def set_password(self, user_id: str, password_hash: str) -> bool:
         """Keep the argon2id hash of a user's password, in its encoded form; False for an unknown id."""
+
+    async def signed_with(self, key_id: str, *, now: float) -> KeyUse:
+        """What a key has signed that is neither deleted nor expired at `now`."""
+
+    async def end_verdicts(self) -> None:
+        """Have every process of the machine prove every token anew, from now on."""
+
+    async def set_credential(self, account: str, sealed: bytes, *, at: int) -> None:
+        """Keep an account's sealed upstream credential, in place of one before. Raises: Problem "invalid-input"."""
+
+    async def delete_credential(self, account: str) -> bool:
+        """Keep an account's upstream credential no longer; False when none was kept."""
+
+    async def credentials(self) -> tuple[CredentialRow, ...]:
+        """Every upstream credential that is kept, by account."""
 
     def epoch(self) -> int:
         """A number in memory, shared by every process of the machine: it changes before a change that can end

@@ -33,8 +33,11 @@ from gateway.store.decode import (
     Row,
     Unreadable,
     account_row,
+    count_and_time,
+    credential_row,
     first,
     number,
+    texts,
     token_row,
     user_row,
 )
@@ -54,6 +57,8 @@ from gateway.store.given import (
 from gateway.store.migrations import Refused, migrate
 from gateway.store.rows import (
     MAX_REASON_CHARS,
+    CredentialRow,
+    KeyUse,
     Page,
     TokenRow,
     TokenState,
@@ -70,6 +75,7 @@ T = TypeVar("T")
 
 GRACE_S = 1.0  # beyond the busy timeout, until an operation is given up
 ROLLBACK_S = 0.25
+SHOWN = 20
 CHILD_REASON = "the token that made it was deleted"
 
 # Every S608 below joins constants of this file; values are always bound.
@@ -239,6 +245,7 @@ class SqliteStore:
         bootstrap: bool = False,
         accounts: Iterable[str] | None = None,
         networks: Iterable[str] | None = None,
+        key_id: str | None = None,
     ) -> TokenRow:
         now = int(self._clock())
         description = clean_description(description)
@@ -273,6 +280,8 @@ class SqliteStore:
                     outlives_maker, bootstrap, _json(kept_accounts), _json(kept_networks),
                 ),
             )  # fmt: skip
+            if key_id is not None:
+                await _rows(db, _SIGNED, (jti_digest, key_id))
             return token_row(made[0])
 
         return await self._write("create_token", body)
@@ -336,6 +345,42 @@ class SqliteStore:
             return await _one_token(db, token_id)
 
         return await self._write("mark_exposed", body)
+
+    # --- signing keys and upstream credentials
+
+    async def signed_with(self, key_id: str, *, now: float) -> KeyUse:
+        values = {"key": bindable(key_id), "now": int(now)}
+        counted = f"SELECT count(*), max({_EXPIRY}) {_SIGNED_WITH}"
+        some = f"SELECT t.id {_SIGNED_WITH} ORDER BY t.seq DESC LIMIT {SHOWN}"
+        live, until = await self._read("signed_with", counted, values, count_and_time)
+        return KeyUse(live, until, await self._read("signed_with", some, values, texts))
+
+    async def end_verdicts(self) -> None:
+        await self._write("end_verdicts", _bump)
+
+    async def set_credential(self, account: str, sealed: bytes, *, at: int) -> None:
+        values = (account_key(account), sealed, when(at))
+
+        async def body(db: aiosqlite.Connection) -> None:
+            await _rows(
+                db,
+                """INSERT INTO credentials (account, sealed, set_at) VALUES (?, ?, ?)
+                   ON CONFLICT (account) DO UPDATE SET sealed = excluded.sealed, set_at = excluded.set_at""",
+                values,
+            )
+
+        await self._write("set_credential", body)
+
+    async def delete_credential(self, account: str) -> bool:
+        async def body(db: aiosqlite.Connection) -> bool:
+            sql = "DELETE FROM credentials WHERE account = ? RETURNING 1"
+            return bool(await _rows(db, sql, (bindable(account),)))
+
+        return await self._write("delete_credential", body)
+
+    async def credentials(self) -> tuple[CredentialRow, ...]:
+        sql = "SELECT account, set_at, sealed FROM credentials ORDER BY account"
+        return await self._read("credentials", sql, (), lambda found: tuple(map(credential_row, found)))
 
     # --- accounts and users
 
@@ -530,6 +575,11 @@ _INSERT_TOKEN = f"""
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     RETURNING {TOKEN.replace("t.", "")}
 """  # noqa: S608
+_SIGNED = "INSERT INTO signatures (jti_digest, key_id) VALUES (?, ?)"
+_SIGNED_WITH = f"""
+    FROM tokens AS t LEFT JOIN signatures AS s ON s.jti_digest = t.jti_digest
+    WHERE (s.key_id = :key OR s.key_id IS NULL) AND t.deleted_at IS NULL AND {_EXPIRY} > :now
+"""
 _DELETE = f"""
     {_FAMILY}
     UPDATE tokens SET deleted_at = :at, deleted_by = :by,

@@ -8,9 +8,9 @@ import pytest
 
 from gateway.app import load_policies
 from gateway.config import Policies
+from gateway.credentials import Credentials
 from gateway.demo import NETWORK
 from gateway.exchange import rfc3339
-from gateway.flow import Credentials
 from gateway.problem import Problem
 from tests.conftest import UPSTREAM_TOKEN, Clock, add_person
 from tests.integration.test_wire import NI, ONE, quick

@@ -20,7 +20,7 @@ from gateway import config
 from gateway.model import ROLES, SCOPES, Account
 from gateway.problem import Problem
 from gateway.store import MAX_PAGE, Store, TokenRow, UserRow, folded, open_store
-from gateway.store.keys import drop_retired_keys, load_keys, load_or_create_keys, rotate_keys
+from gateway.store.keys import drop_key, load_keys, load_or_create_keys, rotate_keys
 from gateway.tokens import jti_digest, new_jti
 from gateway.tomlfile import ConfigError
 
@@ -656,13 +656,16 @@ def test_rotation_keeps_the_old_key_in_public_only(tmp_path: Path) -> None:
     assert load_keys(str(tmp_path / "keys")).jwks() == second.jwks()
 
 
-def test_retired_keys_are_dropped_only_when_they_are_old(tmp_path: Path) -> None:
-    first = load_or_create_keys(str(tmp_path / "keys"))
-    rotate_keys(str(tmp_path / "keys"))
-    os.utime(tmp_path / "keys" / f"{first.current.kid}.pub.pem", (NOW, NOW))
-    assert drop_retired_keys(str(tmp_path / "keys"), retired_before=NOW) == ()
-    assert drop_retired_keys(str(tmp_path / "keys"), retired_before=NOW + 1) == (first.current.kid,)
-    assert load_keys(str(tmp_path / "keys")).retired == ()
+def test_a_key_that_signs_no_more_is_dropped_and_no_other_is(tmp_path: Path) -> None:
+    path = str(tmp_path / "keys")
+    first = load_or_create_keys(path)
+    second = rotate_keys(path)
+    assert not drop_key(path, second.current.kid)
+    assert not drop_key(path, "ivg-unknown")
+    assert not drop_key(path, "../" + first.current.kid)
+    assert load_keys(path).jwks() == second.jwks()
+    assert drop_key(path, first.current.kid)
+    assert load_keys(path).retired == ()
 
 
 def test_a_rotation_that_was_cut_short_is_finished_without_losing_a_key(tmp_path: Path) -> None:

@@ -334,7 +334,7 @@ async def test_no_value_is_logged_even_when_everything_is(
 # --- migrations
 
 
-RELEASED = ("202f22e7b396bf39",)
+RELEASED = ("202f22e7b396bf39", "b1ccfd62e853d47b")
 
 
 def test_a_released_step_is_never_edited_only_followed() -> None:

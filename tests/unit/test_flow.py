@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.flow import Credentials, flows, passed_on
+from gateway.credentials import Credentials
+from gateway.flow import flows, passed_on
 from gateway.model import Account
 from gateway.problem import Problem
 
