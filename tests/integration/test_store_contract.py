@@ -634,6 +634,33 @@ async def test_another_programs_database_is_refused_and_left_alone(tmp_path: Pat
     db.close()
 
 
+# --- sealed credentials, and verdicts that end
+
+
+async def test_a_credential_is_kept_replaced_and_deleted_as_it_was_given(store: Store) -> None:
+    await store.set_credential("network:33", b"a" * 29, at=NOW)
+    await store.set_credential("advertiser:706", b"b" * 29, at=NOW + 1)
+    await store.set_credential("network:33", b"c" * 40, at=NOW + 2)
+    kept = [(row.account, row.sealed, row.set_at) for row in await store.credentials()]
+    assert kept == [("advertiser:706", b"b" * 29, NOW + 1), ("network:33", b"c" * 40, NOW + 2)]
+    assert await store.delete_credential("network:33")
+    assert not await store.delete_credential("network:33")
+    assert [row.account for row in await store.credentials()] == ["advertiser:706"]
+
+
+async def test_a_credential_is_an_accounts_and_sealed(store: Store) -> None:
+    for account in ("33", "planet:33", "network:", "network:3\n3"):
+        await assert_problem("invalid-input", store.set_credential(account, b"a" * 29, at=NOW))
+    await assert_problem("store-unavailable", store.set_credential("network:33", b"plain", at=NOW))
+    assert await store.credentials() == ()
+
+
+async def test_verdicts_end_for_every_process_before_it_is_acknowledged(store: Store) -> None:
+    before = store.epoch()
+    await store.end_verdicts()
+    assert store.epoch() > before
+
+
 # --- the signing keys
 
 
