@@ -24,6 +24,7 @@ from gateway.matrix import (
     operation_name,
     said,
     sights,
+    turning,
     who,
     word,
 )
@@ -91,11 +92,15 @@ def can_be_told(flip: Flip) -> bool:
 def _kind(was: Place, now: Place, touched: frozenset[str]) -> Kind | None:
     if was.decision.allowed != now.decision.allowed:
         return "opened" if now.decision.allowed else "closed"
-    live = {policy.id for policy in now.live}
-    if live != {policy.id for policy in was.live} or live & touched:
+    turns = _ids(turning(now))
+    if turns != _ids(turning(was)) or turns & touched:
         return "moment"
-    same = {policy.id for policy in was.decision.policies} == {policy.id for policy in now.decision.policies}
-    return None if same else "reason"
+    behind = _ids(_behind(now))
+    return "reason" if behind != _ids(_behind(was)) or _ids(now.live) & touched else None
+
+
+def _ids(policies: Iterable[PolicyRef]) -> set[str]:
+    return {policy.id for policy in policies}
 
 
 def _behind(cell: Place) -> tuple[PolicyRef, ...]:

@@ -119,6 +119,18 @@ def is_reachable(cell: Place) -> bool:
     return reachable(cell.kind, asked(cell), cell.relation)
 
 
+def turning(cell: Place) -> tuple[PolicyRef, ...]:
+    """The policies that read the clock or the client's address and may change the decision of the cell.
+
+    None of them does where a policy forbids at every moment, nor a forbid where nothing permits.
+    """
+    decision, live = cell.decision, cell.live
+    if decision.allowed:
+        return tuple(policy for policy in live if policy.effect == "forbid")
+    opens = not decision.policies and any(policy.effect == "permit" for policy in live)
+    return live if opens else ()
+
+
 def names(cell: Place) -> dict[str, str]:
     """The ids that the cell is about in particular, as policies name them; none for everybody else."""
     found = {"user": cell.user, "account": cell.account, "network": cell.network, "token": cell.token}
@@ -172,8 +184,8 @@ def as_dict(cell: Place) -> dict[str, object]:
     if isinstance(cell, Cell) and replaces(cell):
         document["effect"] = cell.operation.effect
     document |= names(cell)
-    if cell.live:
-        document["live"] = [policy.id for policy in cell.live]
+    if live := turning(cell):
+        document["live"] = [policy.id for policy in live]
     return document
 
 
@@ -197,7 +209,7 @@ def as_csv(cells: Iterable[Cell]) -> str:
                     cell.kind, cell.role, str(cell.administrator).lower(), cell.relation,
                     operation.id, operation.api, operation.effect, operation.status,
                     word(cell.decision.allowed), " ".join(policy.id for policy in cell.decision.policies),
-                    " ".join(policy.id for policy in cell.live),
+                    " ".join(policy.id for policy in turning(cell)),
                     cell.user or "", cell.account or "", cell.network or "", cell.token or "",
                     str(is_reachable(cell)).lower(),
                 ),
@@ -262,7 +274,7 @@ class _Tallies:
         tally = self.by_place.setdefault((who, column), {}).setdefault(cell.relation, Tally())
         tally.of += 1
         tally.allowed += cell.decision.allowed
-        tally.live = tally.live or bool(cell.live)
+        tally.live = tally.live or bool(turning(cell))
 
     def text(self, who: Who, column: str) -> str:
         found = self.by_place.get((who, column), {})
@@ -304,7 +316,9 @@ def grid(cells: Iterable[Place]) -> Grid:
     answers = {
         (who(cell), cell.relation)
         for cell in shown_cells
-        if isinstance(cell, Cell) and returns_columns(cell.operation) and (cell.decision.allowed or cell.live)
+        if isinstance(cell, Cell)
+        and returns_columns(cell.operation)
+        and (cell.decision.allowed or turning(cell))
     }
     tallies, people, columns = _Tallies(), dict[Who, None](), dict[str, None]()
     for cell in shown_cells:

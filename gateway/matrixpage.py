@@ -26,6 +26,7 @@ from gateway.matrix import (
     grid,
     is_reachable,
     operation_name,
+    turning,
 )
 from gateway.model import ACCOUNT_KINDS, PolicyRef
 from gateway.policyfile import Invariant
@@ -136,8 +137,9 @@ def _behind(cells: Iterable[Cell]) -> dict[str, str]:
         name = operation_name(cell.operation)
         ids = [policy.id for policy in cell.decision.policies]
         found = permits.setdefault(name, {})
-        if cell.decision.allowed or cell.live:
-            found.update(dict.fromkeys((*ids, *(policy.id for policy in cell.live))))
+        live = turning(cell)
+        if cell.decision.allowed or live:
+            found.update(dict.fromkeys((*ids, *(policy.id for policy in live))))
         else:
             forbids[name] = forbids.get(name, set(ids)) & set(ids)
     return {name: ", ".join(found or sorted(forbids.get(name, ()))) for name, found in permits.items()}

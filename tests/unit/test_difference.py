@@ -7,7 +7,7 @@ import pytest
 from gateway.app import load_catalogue
 from gateway.compile import compile
 from gateway.difference import can_be_told, counts, counts_text, differences, grouped, groups_text
-from gateway.matrix import is_reachable
+from gateway.matrix import grid, grid_text, is_reachable
 from gateway.policy import PolicySet
 from gateway.table import Cell
 
@@ -96,6 +96,22 @@ def test_what_the_clock_may_change_is_a_difference_even_when_only_the_hour_chang
     assert {flip.kind for flip in differences(one, two, ["looks"])} == {"moment"}
     (group,) = grouped(differences(shipped, one))
     assert groups_text([group], OPERATIONS).startswith("NOW AND THEN  network: observer\n")
+
+
+def test_a_forbid_that_reads_the_clock_changes_nothing_where_nobody_is_allowed_anyway(shipped, tmp_path):
+    rule = (
+        'forbid (principal, action == Action::"call", resource)'
+        ' when { principal.account.kind == "affiliate" && context.weekday == "sunday" };'
+    )
+    new = table(tmp_path, HEAD.format("sundays") + rule)
+    kinds = {(flip.kind, flip.was.decision.allowed) for flip in differences(shipped, new)}
+    assert kinds == {("moment", True), ("reason", False)}
+    # Another text may come to the same decision, and is then another reason.
+    assert {flip.kind for flip in differences(new, new, ["sundays"])} == {"moment", "reason"}
+    shown = grid_text(grid([cell for cell in new.cells() if cell.kind == "affiliate"]))
+    assert "own*" in shown
+    assert "none" not in shown
+    assert "other" not in shown
 
 
 def test_the_same_decision_for_another_reason_is_no_flip(shipped, tmp_path):
