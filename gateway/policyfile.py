@@ -237,7 +237,7 @@ def _policy(
     annotations = {key: (value or "").strip() for key, value in tree.get("annotations", {}).items()}
     policy_id = annotations.get("id", "")
     found = [
-        file.fault(piece.line, policy_id, f'needs an @{name}("...")')
+        file.fault(piece.line, policy_id, f'needs @{name}("...")')
         for name in NAMED
         if not annotations.get(name)
     ]
@@ -250,6 +250,8 @@ def _policy(
     if schema is not None:
         for mistake in cedarpy.validate_policies(piece.text, schema).errors:
             text = re.sub(r"^for policy `policy\d+`, ", "", mistake.error)
+            if any(text.startswith(f"attribute `{word}` ") for word, _ in misread):
+                continue  # said already, with the name that may have been meant
             found.append(file.fault(piece.line, policy_id, text))
     if found:
         return found, None

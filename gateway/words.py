@@ -54,6 +54,8 @@ LIVE_PATHS = ("context.now", "context.weekday", "context.client")
 """What no table can hold: a policy that reads one is judged when it is asked."""
 
 PATHS = frozenset((*OWNER_PATHS, *ID_PATHS, *RESOURCE_PATHS, *LIVE_PATHS))
+WHOLE = frozenset(path[:place] for path in PATHS for place, sign in enumerate(path) if sign == ".")
+"""What has attributes, and is none."""
 ACTIONS = ("call", "see")
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
@@ -177,6 +179,8 @@ class _Reader:
             self._fault(f"{path} is an id, which is compared with literals for equality only")
         elif path in PATHS:
             self.paths.add(path)
+        elif "." in path and path not in WHOLE:
+            self._fault(unknown_attribute(path), path.rpartition(".")[2])
         elif path:
             self._fault(f"{path} is nothing a policy may read as a whole; compare one of its attributes")
         else:
@@ -204,9 +208,13 @@ class _Reader:
         left, right = [*_leaves(sides["left"])], [*_leaves(sides["right"])]
         leaves = left + right
         literals = [text for leaf in leaves if isinstance(text := leaf.get("Value"), str)]
-        paths = [path for leaf in leaves if (path := _path(leaf)) in self._words]
+        read = [path for leaf in leaves if (path := _path(leaf))]
+        paths = [path for path in read if path in self._words]
+        misspelt = any(
+            path not in PATHS and path not in WHOLE for path in read
+        )  # which is a fault of its own
         for literal in literals:
-            if not paths:
+            if not paths and not misspelt:
                 self._fault(f'"{literal}" is not compared with an attribute of the schema', literal)
             for path in paths:
                 known = self._words[path]
@@ -292,6 +300,14 @@ def _literal(node: Mapping[str, Any]) -> str | None:
     if isinstance(value, dict):
         value = value.get("__entity", value).get("id")
     return value if isinstance(value, str) else None
+
+
+def unknown_attribute(path: str) -> str:
+    """What is wrong with an attribute path that the schema does not have."""
+    holder, _, name = path.rpartition(".")
+    names = sorted(known.rpartition(".")[2] for known in PATHS if known.rpartition(".")[0] == holder)
+    close = difflib.get_close_matches(name, names, 1)
+    return f"there is no {path}" + (f" (did you mean {holder}.{close[0]}?)" if close else "")
 
 
 def unknown(what: str, word: str, known: Iterable[str] | None) -> str:

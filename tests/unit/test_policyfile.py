@@ -51,10 +51,10 @@ def test_a_policy_knows_the_line_of_its_first_annotation(tmp_path):
     ("text", "expected"),
     [
         (a_policy() + "\n" + a_policy(), "3: one: this @id is taken at"),
-        ('@source("s") @reason("r") ' + ALL, '1: needs an @id("...")'),
-        ('@id("x") @reason("r") ' + ALL, '1: x: needs an @source("...")'),
-        ('@id("x") @source("s") @reason(" ") ' + ALL, '1: x: needs an @reason("...")'),
-        ('@id @source("s") @reason("r") ' + ALL, '1: needs an @id("...")'),
+        ('@source("s") @reason("r") ' + ALL, '1: needs @id("...")'),
+        ('@id("x") @reason("r") ' + ALL, '1: x: needs @source("...")'),
+        ('@id("x") @source("s") @reason(" ") ' + ALL, '1: x: needs @reason("...")'),
+        ('@id @source("s") @reason("r") ' + ALL, '1: needs @id("...")'),
         (a_policy(id="no spaces"), "1: no spaces: an @id has letters"),
         (a_policy("permit (principal, action, resource)"), "1: a policy ends with ;"),
         ("\n" + a_policy("permit (principal, action);"), "2: is not a Cedar policy: "),
@@ -64,7 +64,7 @@ def test_a_policy_knows_the_line_of_its_first_annotation(tmp_path):
         (";", "1: is not"),
         (
             a_policy("permit (principal, action, resource) when { principal.age == 1 };"),
-            "1: one: attribute `age`",
+            "1: one: there is no principal.age",
         ),
         (a_policy('permit (principal, action == Action::"cal", resource);'), "1: one: "),
         (a_policy("permit (principal, action, resource) when { principal.role == 1 };"), "1: one: "),
@@ -145,6 +145,15 @@ def test_an_id_is_compared_with_nothing_but_literals(tmp_path, condition):
     found = faults(write(tmp_path, text))
     assert f"{tmp_path}/own.cedar:1: one: " in found[0]
     assert "is an id, which is compared with literals for equality only" in "\n".join(found)
+
+
+def test_a_misspelt_attribute_is_one_fault_with_what_may_have_been_meant(tmp_path):
+    text = 'permit (principal, action, resource) when { principal.rle == "member" && context.zzz == "own" };'
+    found = faults(write(tmp_path, a_policy(text)))
+    assert [fault.partition("one: ")[2] for fault in found] == [
+        "there is no context.zzz",
+        "there is no principal.rle (did you mean principal.role?)",
+    ]
 
 
 @pytest.mark.parametrize(
