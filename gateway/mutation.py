@@ -123,7 +123,7 @@ def verdicts_text(verdicts: Sequence[Verdict], full: bool = False) -> str:
     for verdict in verdicts:
         if verdict.fate == "survived":
             where = f"{verdict.policy.file}:{verdict.policy.line}: {verdict.policy.id}"
-            lines.append(f"{where}: survives {verdict.change}")
+            lines.append(f"{where}: no case and no invariant notices: {verdict.change}")
         elif full:
             how = f"by {verdict.by}" if verdict.by else "it changes no decision and no reason for one"
             lines.append(f"{verdict.policy.id}: {verdict.change}: {verdict.fate}, {how}")

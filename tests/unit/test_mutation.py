@@ -84,10 +84,10 @@ def test_what_nothing_notices_survives_unless_it_changes_nothing():
 
 def test_survivors_are_named_with_their_place():
     found = list(judge(mutants(only("no-login-for-somebody-else"), reads), lambda _: None, lambda _: False))
-    line = found[0].policy.line
+    where = f"policies/vendor.cedar:{found[0].policy.line}: no-login-for-somebody-else"
     assert verdicts_text(found).splitlines() == [
-        f"policies/vendor.cedar:{line}: no-login-for-somebody-else: survives deleted",
-        f"policies/vendor.cedar:{line}: no-login-for-somebody-else: survives inverted to permit",
+        f"{where}: no case and no invariant notices: deleted",
+        f"{where}: no case and no invariant notices: inverted to permit",
         "4 mutants: 0 noticed, 2 equivalent, 2 survived",
     ]
     assert [entry["change"] for entry in verdicts_as_dict(found)["survivors"]] == [
