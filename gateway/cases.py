@@ -9,7 +9,7 @@ Source: section 6 and section 7 of the design.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -135,7 +135,8 @@ class CaseFile:
 class CaseResult:
     """How one case, or one invariant, went. `text` says what was expected and what came, when it failed.
 
-    `policies` are the ids that the case asserts, and that were behind the decision when it passed.
+    `policies` are the ids that the case asserts, and that were behind the decision when it passed. `moved` is what a
+    case of the shipped set comes to with an own folder, when that is something else.
     """
 
     name: str
@@ -144,9 +145,11 @@ class CaseResult:
     passed: bool
     text: str = ""
     policies: tuple[str, ...] = ()
+    moved: str = ""
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.name}" + (f": {self.text}" if self.text else "")
+        text = self.text or self.moved
+        return f"{self.file}:{self.line}: {self.name}" + (f": {text}" if text else "")
 
 
 Found = tuple[Case, str, int]
@@ -176,6 +179,21 @@ def run_cases(
 ) -> list[CaseResult]:
     """How each of these cases goes. Raises: ConfigError with every fault of every file."""
     return [run_case(policies, catalogue, *found) for found in read_cases(folder, local)]
+
+
+def apart(results: Sequence[CaseResult], without: Sequence[CaseResult]) -> list[CaseResult]:
+    """How cases go that speak of two sets: `without` has how the shipped ones go without the own folder.
+
+    They are examples of the shipped set, and the operator cannot edit them: what the folder changes is no failure
+    of theirs, and is kept in `moved`.
+    """
+    shipped = {(result.file, result.line): result for result in without}
+    return [
+        replace(before, moved=result.text)
+        if not result.passed and (before := shipped.get((result.file, result.line))) and before.passed
+        else result
+        for result in results
+    ]
 
 
 def untested(policies: Decides, results: Sequence[CaseResult]) -> tuple[PolicyRef, ...]:

@@ -136,6 +136,44 @@ expect = "deny"
     assert "it is open" in [entry["name"] for entry in document["failed"]]
 
 
+MEMBERS = """@id("members-only-look") @source("ours") @reason("A member changes nothing")
+forbid (principal, action == Action::"call", resource)
+when { principal.role == "member" && resource.effect == "write" };
+"""
+A_MEMBER_WRITES = """[[case]]
+name = "a member may not rename an advertiser"
+principal = { kind = "network", account = "33", role = "member", scopes = ["network:write"] }
+request = "PUT /api/2022-08-01/33/advertisers/706.json"
+expect = "deny"
+policies = ["members-only-look"]
+"""
+
+
+def test_a_shipped_case_that_an_own_rule_changes_is_told_and_is_no_failure(run, own):
+    folder = own(MEMBERS, members=A_MEMBER_WRITES)
+    code, out, _ = run("test", "--local", folder)
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[0].startswith(f"{folder} changes what these shipped cases show")
+    assert all(
+        line.endswith("expected allow by network-integration-write, got deny by members-only-look")
+        for line in lines[1:-1]
+    )
+    assert re.fullmatch(r"\d+ passed, 0 failed", lines[-1])
+    document = json.loads(run("test", "--local", folder, "--json")[1])
+    assert (document["failed"], len(document["moved"])) == ([], len(lines) - 2)
+    # It still counts as a case of the shipped policy that it names.
+    assert run("contract", "--local", folder)[0] == 0
+
+
+def test_a_shipped_case_that_fails_by_itself_is_a_failure_beside_an_own_folder_too(run, own, tmp_path):
+    lost = whole(tmp_path / "lost", "observers-only-look")
+    code, out, _ = run("test", "--policies", lost, "--local", own(MEMBERS, members=A_MEMBER_WRITES))
+    assert code == 1
+    assert re.search(r"^\S+vendor\.toml:\d+: an observer .*got ", out, re.MULTILINE)
+    assert not out.endswith(" 0 failed\n")
+
+
 # --- explain
 
 
@@ -334,7 +372,7 @@ def test_a_permit_without_a_name_is_shown_as_well_and_named_as_what_keeps_it_fro
     named = OPENED.format(own=folder, id="unnamed-rules-2", old="", new="").replace("cedar:1)", "cedar:2)")
     assert out.partition("\n\n")[2].startswith(named.partition("\n\n")[2].rstrip("\n"))
     for name in ("id", "source", "reason"):
-        assert f'{folder}/rules.cedar:2: needs an @{name}("...")' in out
+        assert f'{folder}/rules.cedar:2: needs @{name}("...")' in out
     assert "broken by unnamed-rules-2: " in out
     assert code == 1
 
@@ -343,7 +381,7 @@ def test_a_fault_in_a_folder_without_names_is_told_where_it_is(run, own):
     folder = own(EVERYTHING + NAMED + "permit (principal, action, resource) when { principal.rol };")
     code, _, err = run("diff", "--local", folder)
     assert code == 1
-    assert f"{folder}/rules.cedar:1: needs an @id" in err
+    assert f"{folder}/rules.cedar:1: needs @id" in err
     assert f"{folder}/rules.cedar:2: open: " in err
 
 
@@ -446,9 +484,19 @@ def test_a_rule_without_a_case_survives_and_is_named(run, own):
     folder = own(OFFICE)
     code, out, _ = run("mutate", "--policies", packaged(), "--local", folder, "--only", "office")
     assert code == 1
-    assert "own/rules.cedar:1: office: survives deleted" in out
-    assert 'survives without: context.token == "tok_9"' not in out  # the shipped cases notice that
+    assert "own/rules.cedar:1: office: no case and no invariant notices: deleted" in out
+    assert 'notices: without: context.token == "tok_9"' not in out  # the shipped cases notice that
     assert run("mutate", "--only", "offise")[0] == 2
+
+
+def test_a_case_that_fails_already_notices_no_mutant(run, own):
+    failing = A_MEMBER_WRITES.replace('"deny"', '"allow"')
+    out = run("mutate", "--local", own(MEMBERS, members=failing), "--only", "members-only-look")[1]
+    assert "members-only-look: no case and no invariant notices: deleted" in out
+    out = run(
+        "mutate", "--local", own(MEMBERS, "two", members=A_MEMBER_WRITES), "--only", "members-only-look"
+    )[1]
+    assert "deleted" not in out
 
 
 def test_the_contract_has_no_orphan_and_a_rule_without_a_case_is_one(run, own):
