@@ -27,7 +27,7 @@ README = (ROOT / "README.md").read_text()
 # Bottom first. A module imports only what stands before it, so that a cycle cannot be written.
 LADDER = str.split("""
 model problem tomlfile config command
-tokens finder target headers body operation words policyfile policy table compile proof cases
+tokens finder target headers body operation words policyfile policy columns table compile proof cases
 contract mutation matrix difference replay matrixpage ratelimit metrics shadow
 reply connection upstream store scan audit credentials verdicts authenticate issue
 exchange ops flow selfservice oauth admin lean wire selftest
