@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import io
 import random
 
 import pytest
 
-from bench import generator, report, run, scripted, serving, slow, soak, static, steps, systems
+from bench import columns, generator, report, run, scripted, serving, slow, soak, static, steps, systems
 from bench.bodies import SIZES, SMALL, all_bodies
 from bench.client import Answer, Broken, Client
 from bench.loads import LOADS, Timing
 from gateway import config
+from gateway.columns import load, open_filter
 
 # --- numbers
 
@@ -270,3 +273,23 @@ def test_an_unknown_load_is_named(capsys):
 
 def test_extra_policies_are_as_many_as_asked_for():
     assert steps.extra_policies(3).count("@id(") == 3
+
+
+# --- columns
+
+
+def test_the_answer_has_175_columns_of_which_75_are_withheld():
+    reveal = load().reveal(columns.REVEALED)
+    (table,) = [body for body in columns.bodies(reveal, 5) if body.form == "csv"]
+    names = table.data.decode().split("\n", 1)[0].split(",")
+    assert (len(names), sum(not reveal.sees(name) for name in names)) == (175, 75)
+    assert table.public.decode().split("\n", 1)[0].split(",") == [name for name in names if reveal.sees(name)]
+
+
+def test_the_usual_way_and_the_filter_pass_the_same_table():
+    reveal = load().reveal(columns.REVEALED)
+    (table,) = [body for body in columns.bodies(reveal, 20) if body.form == "csv"]
+    chosen = open_filter("csv", reveal)
+    passed = [list(csv.reader(io.StringIO(each.decode(), newline=""))) for each in
+              (chosen.feed(table.data), columns.csv_module(table.data, reveal), table.public)]  # fmt: skip
+    assert passed[0] == passed[1] == passed[2]
