@@ -133,7 +133,9 @@ def test_a_record_has_a_bound_and_reading_up_to_it_is_linear(form, head):
     chosen = open_filter(form, NOTHING)
     chosen.feed(head)
     for _ in range(MAX_RECORD // 512 - 1):  # a reading that began anew with every piece would take minutes
+        waiting = chosen._waiting
         chosen.feed(b"x" * 512)
+    assert chosen._waiting is waiting  # added to, not copied
     with pytest.raises(Unfilterable, match="too large"):
         chosen.feed(b"x" * 2048)
 
@@ -385,6 +387,12 @@ def test_a_header_alone_is_a_table():
 def test_csv_is_written_as_asked_for(style, expected):
     body = 'duration,city,media_type\na;b,SECRET,"x,y"\n,SECRET,""\n"\n",SECRET,z\n'
     assert passed("csv", body, style=style)[0] == expected
+
+
+def test_what_was_learned_for_one_form_of_csv_is_not_used_for_another():
+    body = "duration,media_type,city\n" + "1,x,SECRET\n" * 40
+    for style, row in ((CsvStyle(), "1,x\n"), (CsvStyle(";"), "1;x\n"), (CsvStyle(), "1,x\n")):
+        assert passed("csv", body, style=style)[0].count(row) == 40
 
 
 @pytest.mark.parametrize("separators", [("", "\n"), (",", ""), ('"', "\n"), (",", '\n"')])
