@@ -397,8 +397,6 @@ def _element(text: bytes, space: int, depth: int) -> Element:
     children: tuple[Element, ...] = ()
     close = _content(text, content)
     if text[close : close + 2] != b"</":
-        if text[content:close].strip(b" \t\n\r"):
-            raise Unfilterable("a record has text between elements")
         children, close = _children(text, content, depth + 1)
     end = _end_tag(text, close)
     if end is None or end[1] != opened[1]:

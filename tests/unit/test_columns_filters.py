@@ -440,9 +440,10 @@ def test_xml_passes_the_visible_elements_as_they_came():
     )
 
 
-def test_the_end_of_a_cdata_section_in_a_text_is_refused_in_a_known_shape_too():
+@pytest.mark.parametrize("text", ["]]>", "&#0;", "&#xD800;", "&x;"])
+def test_what_no_text_may_hold_is_refused_in_a_known_shape_too(text):
     row = "<Transaction><duration>{}</duration></Transaction>"
-    refuses("xml", f"<Transactions>{row.format(1) * 40}{row.format(']]>')}</Transactions>")
+    refuses("xml", f"<Transactions>{row.format(1) * 40}{row.format(text)}</Transactions>")
 
 
 @pytest.mark.parametrize("root", ["Transactions", "transactions", 'objects type="array"'])
@@ -495,7 +496,7 @@ def test_an_element_that_is_not_a_visible_column_is_withheld(child):
         "<duration", "<duration/",
         "<1/>", "<x:city/>", "<duration/><duration/>", "<city/><city>SECRET</city>", "<city a='1' a='2'/>",
         "<city a=1/>", "<city a/>",
-        "<city a='<'/>", "<city a='&#0;'/>", "<city a='&x;'/>", "<city>a<b/>SECRET</city>",
+        "<city a='<'/>", "<city a='&#0;'/>", "<city a='&x;'/>", "<city>a<b/>SECRET</city>", "<city>a<b/></city>",
         "<city><b>1</city></b>",
         "<Transaction>SECRET</Transaction>",
         "<duration><!-- SECRET --></duration>", "<city><!DOCTYPE SECRET></city>",
@@ -552,6 +553,7 @@ ITEM = "<item><name>Visit Booked</name><source>AI</source><value>true</value></i
         ('<item phone="SECRET"><name>Visit Booked</name></item>', ""),
         ("<item><value>SECRET</value></item><item>SECRET</item><item/>", ""),
         ("<item><name/><value>SECRET</value></item>", ""),
+        ("<item><name><![CDATA[&x;]]></name><value>SECRET</value></item>", ""),
         ("<item><name><![CDATA[Visit Booked]]></name><value>SECRET</value></item>", ""),
         ("<item><name>Visit&#32;Booked</name><value>1</value></item>",
         "<item><name>Visit&#32;Booked</name><value>1</value></item>"),
