@@ -11,34 +11,34 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_network
-from pathlib import Path
 
 from aiohttp import web
 
-from gateway import admin, contract, wire
+from gateway import admin, wire
 from gateway.audit import Recorder
 from gateway.authenticate import Authenticator
-from gateway.compile import compile
 from gateway.config import Config, Listen, SideListener
 from gateway.config import Upstream as UpstreamSettings
 from gateway.credentials import Credentials, LiveCredentials, configured
 from gateway.exchange import Exchanges, on_prepare
 from gateway.flow import Flow
+from gateway.inforce import Outcome, Policies
 from gateway.issue import Issuer
 from gateway.lean import Lean
+from gateway.load import check_policies as check_policies
+from gateway.load import load_catalogue as load_catalogue
+from gateway.load import load_policies as load_policies
+from gateway.load import load_sets
+from gateway.load import load_shadow as load_shadow
 from gateway.metrics import Metrics
 from gateway.oauth import OAuth
-from gateway.operation import Catalogue
 from gateway.ops import Operations
-from gateway.policy import PolicySet, packaged
-from gateway.proof import prove
 from gateway.ratelimit import RateLimit
 from gateway.selfservice import SelfService
 from gateway.selftest import what_moved
 from gateway.shadow import Shadow
 from gateway.store import Store, open_store
 from gateway.store.keys import LiveKeys
-from gateway.table import Policies, Table
 from gateway.tomlfile import ConfigError, Fault
 from gateway.upstream import Upstream
 from gateway.verdicts import Verdicts
@@ -93,6 +93,13 @@ class Gateway:
         self._runners.append(runner)
         await web.SockSite(runner, listening, ssl_context=tls, backlog=1024).start()
 
+    def reloaded(self, outcome: Outcome) -> None:
+        """A reload of the policies has ended: what readiness and metrics tell of it."""
+        self.policies.told(outcome)
+        self.metrics.count("policy_reloads", outcome.word)
+        if outcome.word != "loaded":
+            self.metrics.count("alarms", "policies-not-loaded")
+
     async def stop(self) -> None:
         for runner in self._runners:
             await runner.cleanup()
@@ -141,61 +148,6 @@ def load_tls(listen: Listen) -> ssl.SSLContext | None:
         raise ConfigError([Fault("configuration", 0, "listen.tls_certificate", text)]) from None
 
 
-def load_catalogue(config: Config | None = None) -> Catalogue:
-    """The packaged catalogue, with the versions a configuration adds. Raises: ConfigError."""
-    path = packaged() / "operations.toml"
-    extra = None if config is None else config.versions
-    return Catalogue.load(path.read_text(encoding="utf-8"), str(path), extra)
-
-
-def load_policies(config: Config, catalogue: Catalogue) -> Table:
-    """The packaged policies with the operator's laid over them, as `check_policies` passes them.
-
-    Raises: ConfigError, for a broken invariant with a request that shows it.
-    """
-    table, broken = _compiled(config.policies.local, None, catalogue)
-    if broken:
-        raise ConfigError(broken)
-    return table
-
-
-def check_policies(policies: PolicySet, catalogue: Catalogue) -> tuple[Table, list[Fault]]:
-    """A set compiled, and why it may not serve: each sentence of the page and each invariant that it breaks.
-
-    Raises: ConfigError when it cannot be compiled.
-    """
-    table = compile(policies, catalogue.variants())
-    broken = (
-        Fault(it.invariant.file, it.invariant.line, it.invariant.id, it.text)
-        for it in prove(table, policies.invariants)
-    )
-    return table, [*contract.check(policies.policies), *broken]
-
-
-def load_shadow(config: Config, catalogue: Catalogue) -> Table | None:
-    """The set that is tried: packaged, the operator's, and the shadow folder on top; None without that folder.
-
-    It may break invariants, since it decides nothing: a warning names each with its counterexample. What cannot
-    be judged at all is refused. Raises: ConfigError.
-    """
-    if config.policies.shadow is None:
-        return None
-    table, broken = _compiled(config.policies.local, config.policies.shadow, catalogue)
-    for fault in broken:
-        log.warning("shadow-breaks-invariant: %s", fault)
-    return table
-
-
-def _compiled(local: str | None, shadow: str | None, catalogue: Catalogue) -> tuple[Table, list[Fault]]:
-    """The packaged set with these folders laid over it; and what it breaks, as `check_policies` says."""
-    policies = PolicySet.load(
-        local=None if local is None else Path(local),
-        shadow=None if shadow is None else Path(shadow),
-        operations=catalogue.variants(),
-    )
-    return check_policies(policies, catalogue)
-
-
 def load_credentials(settings: UpstreamSettings) -> None:
     """Whether the credentials can be read from where the configuration says. Raises: ConfigError naming each."""
     faults = configured(settings.credentials).faults
@@ -209,16 +161,20 @@ def load_credentials(settings: UpstreamSettings) -> None:
 
 
 async def build(
-    config: Config, clock: Callable[[], float] = time.time, credentials: Credentials | None = None
+    config: Config,
+    clock: Callable[[], float] = time.time,
+    credentials: Credentials | None = None,
+    policies: Policies | None = None,
 ) -> Gateway:
-    """Every part of a gateway, connected and not yet serving. `credentials` stand in for the configured ones.
+    """Every part of a gateway, connected and not yet serving.
+
+    `credentials` stand in for the configured ones, `policies` for a set that would be loaded and compiled here.
 
     Raises: ConfigError, RuntimeError, OSError: reasons not to start.
     """
     wire.require_c_parser()
     catalogue = load_catalogue(config)
-    policies = Policies(load_policies(config, catalogue))
-    tried = load_shadow(config, catalogue)
+    policies = policies or Policies(load_sets(config, catalogue))
     keys = LiveKeys(config.store.keys)
     metrics = Metrics()
     later = asyncio.get_running_loop().call_later
@@ -246,7 +202,10 @@ async def build(
     exchanges = Exchanges(recorder, authenticator, metrics, tokens.exposed_hours, clock)
     upstream = Upstream(config.upstream)
     rate = RateLimit("token", limits.requests_per_minute, time.monotonic)
-    shadow = None if tried is None else Shadow(tried, metrics)
+    shadow = None
+    if policies.tried is not None:
+        shadow = Shadow(policies.tried, metrics)
+        policies.when_changed(shadow.follow)
     flow = Flow(
         exchanges,
         authenticator,
@@ -291,6 +250,7 @@ async def build(
         moved = await what_moved()
         if moved is None:
             lean = Lean(flow, exchanges)
+            policies.when_changed(lambda _: lean.replan())  # or plans would hold on to what decided them
             if live is not None:
                 live.on_change = lean.replan
         else:
@@ -324,6 +284,10 @@ def _gauges(metrics: Metrics, upstream: Upstream, recorder: Recorder, policies: 
     metrics.gauge("upstream_connections", "Connections to the upstream.", lambda: upstream.stats().open)
     metrics.gauge("upstream_busy", "Connections to the upstream in use.", lambda: upstream.stats().busy)
     metrics.gauge("record_failures", "Decision records that could not be written.", lambda: recorder.alarms)
+    metrics.gauge("policy_alarms", "Policy evaluations that failed and denied.", lambda: policies.alarms)
+    metrics.gauge("policy_generation", "The policies in force; 0 at the start.", lambda: policies.generation)
     metrics.gauge(
-        "policy_alarms", "Policy evaluations that failed and denied.", lambda: policies.table.alarms
+        "policies_behind",
+        "1 while a newer set of policies did not load.",
+        lambda: policies.last.word != "loaded",
     )

@@ -173,10 +173,15 @@ class Policies:
     """`local` is the operator's folder, laid over the packaged set: it adds, never removes.
 
     `shadow` is a folder that would be laid over both: it is judged and not enforced.
+    `reload_timeout_s`: how long a changed set may take to compile, and then each worker to have it ready.
     """
 
     local: str | None = None
     shadow: str | None = None
+    reload_timeout_s: float = 60.0
+
+    def check(self) -> Faults:
+        yield from _positive(self, "reload_timeout_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +293,7 @@ def _anchored(config: Config, folder: Path) -> Config:
             keys=str(at(config.store.keys)),
             credential_key=None if sealing is None else replace(sealing, file=at(sealing.file)),
         ),
-        policies=Policies(at(config.policies.local), at(config.policies.shadow)),
+        policies=replace(config.policies, local=at(config.policies.local), shadow=at(config.policies.shadow)),
         record=replace(config.record, path=str(at(config.record.path))),
     )
 

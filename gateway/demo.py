@@ -25,6 +25,7 @@ from gateway.app import bind, build
 from gateway.config import Config, Limits, Listen, Record, Upstream
 from gateway.config import Store as StoreSettings
 from gateway.credentials import Credentials
+from gateway.inforce import Policies
 from gateway.issue import Issuer
 from gateway.model import Account, Role
 from gateway.serve import STOPS, Workers, prepare
@@ -132,14 +133,15 @@ async def _up(options: Options, folder: Path) -> AsyncIterator[Demo]:
         with bind("127.0.0.1", options.port, reuse_port=options.workers > 1) as listening:
             port = listening.getsockname()[1]
             config = _config(f"http://127.0.0.1:{port}", upstream, folder, options.workers)
+            sets = await prepare(config)
             tokens, passwords = await _people(config)
             credentials = Credentials({NETWORK.key: token}, lend_network=True)
             if options.workers == 1:
-                gateway = await build(config, credentials=credentials)
+                gateway = await build(config, credentials=credentials, policies=Policies(sets))
                 await gateway.start(listening)
                 stack.push_async_callback(gateway.stop)
             else:
-                workers = Workers(config, port, credentials)
+                workers = Workers(config, port, sets, credentials)
                 await asyncio.to_thread(workers.start)
                 stack.push_async_callback(asyncio.to_thread, workers.stop)
             journal = None if options.upstream else upstream + "/sandbox/journal"
@@ -171,7 +173,6 @@ def _config(url: str, upstream: str, folder: Path, workers: int) -> Config:
 
 async def _people(config: Config) -> tuple[dict[str, str], dict[str, str]]:
     """Make the accounts, the people and a token each; their tokens and passwords by name."""
-    await prepare(config)
     store = await open_store(config.store, time.time)
     try:
         await store.add_account(OTHER_ADVERTISER)

@@ -21,6 +21,7 @@ from gateway.config import Limits
 from gateway.connection import UpstreamRequest
 from gateway.credentials import Credentials
 from gateway.exchange import EVENT, HEAD, TARGET, Exchanges, break_off, too_large
+from gateway.inforce import Policies
 from gateway.model import AuditEvent, Call, Decision, Moment, Principal, Relation
 from gateway.operation import Catalogue
 from gateway.policy import relation
@@ -28,7 +29,7 @@ from gateway.problem import Headers, Problem
 from gateway.ratelimit import RateLimit
 from gateway.shadow import Shadow
 from gateway.store import Store
-from gateway.table import Policies, Table
+from gateway.table import Table
 from gateway.upstream import Reply, Upstream
 
 BODYLESS = frozenset({"GET", "DELETE"})
@@ -57,18 +58,19 @@ class Flow:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one request on `/api/`, or refuse it by a Problem that names why."""
         event, head, table = request[EVENT], request[HEAD], self.policies.table
+        tried = None if self.shadow is None else self.shadow.table
         wanted = request[TARGET]
         _judge_framing(request.method, head, self.limits.max_body_bytes)
         principal = event.principal = await self.authenticator.principal(head.authorization, event.client)
         call = event.call = self.catalogue.identify(request.method, wanted)
-        await self.decide(event, principal, call, table)
+        await self.decide(event, principal, call, table, tried)
         spent = self.rate.spend(principal.token_id)
         sent = await self.exchanges.receive_json(request, self.limits)
         if call.operation.effect != "read":
             # What replaces a stored set is another, graver effect; and while a body comes, a token can be deleted.
             call = event.call = self.catalogue.with_keys(call, sent.keys | wanted.query_names)
             principal = event.principal = await self.authenticator.principal(head.authorization, event.client)
-            await self.decide(event, principal, call, table)
+            await self.decide(event, principal, call, table, tried)
         prepared = self.prepare(request.method, wanted.raw, request.raw_headers, principal, call, sent.raw)
         if call.operation.effect != "read":
             self.recorder.begun(event)
@@ -76,10 +78,12 @@ class Flow:
             event.upstream_status = reply.status
             return await self._answer(request, event, reply, spent)
 
-    async def decide(self, event: AuditEvent, principal: Principal, call: Call, table: Table) -> None:
+    async def decide(
+        self, event: AuditEvent, principal: Principal, call: Call, table: Table, tried: Table | None
+    ) -> None:
         """Let this principal's call go on. Raises: the Problem of the refusal.
 
-        `table` is the one that was in force when the request began: it keeps it to its end.
+        `table` is the one that was in force when the request began, `tried` the shadow's: it keeps both to its end.
         """
         related = event.relation = await self.related(principal, call)
         moment = Moment(event.began, event.client)
@@ -87,7 +91,7 @@ class Flow:
         decision = event.decision = table.decide(principal, call.operation, related, moment)
         # Once denied is denied, there as here: what it says of the body no longer counts.
         if self.shadow is not None and (event.shadow is None or event.shadow.allowed):
-            event.shadow = self.shadow.judge(principal, call.operation, related, moment)
+            event.shadow = self.shadow.judge(principal, call.operation, related, moment, tried)
         require(decision, principal, call)
 
     async def related(self, principal: Principal, call: Call) -> Relation:

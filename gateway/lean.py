@@ -189,7 +189,7 @@ class Lean:
         )  # fmt: skip
 
     def replan(self) -> None:
-        """What was worked out holds no longer: the credentials that requests carry have changed."""
+        """What was worked out holds no longer: the policies, or the credentials that requests carry, have changed."""
         self.plans.clear()
 
     def over(self, exchange: Exchange, event: AuditEvent) -> None:

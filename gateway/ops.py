@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from gateway.audit import Recorder
+from gateway.inforce import Policies
 from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.problem import Problem
 from gateway.store import Store
-from gateway.table import Policies
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,22 @@ class Operations:
             {
                 "status": "ready" if ready else "not ready",
                 "checks": checks,
-                "policies": self.policies.table.digest[:16],
+                "policies": self._policies(),
             },
             status=200 if ready else 503,
             headers={"Gateway-Answer": "ok" if ready else "not-ready"},
         )
+
+    def _policies(self) -> dict[str, object]:
+        """The set in force; `newer` says why the one that is to follow it does not. Old policies serve all the same."""
+        policies = self.policies
+        told: dict[str, object] = {
+            "digest": policies.table.digest[:16],
+            "generation": policies.generation,
+        }
+        if policies.last.word != "loaded":
+            told["newer"] = {"outcome": policies.last.word, "faults": policies.last.shown()}
+        return told
 
     async def _store(self) -> str:
         try:

@@ -1,28 +1,46 @@
 """Processes, sockets and signals: start, drain, stop.
 
 One worker serves in the process that was started. More are processes of their own that bind the same port and
-share nothing but the store; the parent holds the port, restarts a worker that dies, and passes signals on.
+share nothing but the store and the set of policies; the parent holds the port, restarts a worker that dies, passes
+signals on, and is the keeper of the policies (`reload.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import importlib.util
 import logging
 import multiprocessing
-import os
-import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-from gateway.app import Gateway, bind, build, load_catalogue, load_credentials, load_policies, load_tls
+from gateway.app import Gateway, bind, build, load_catalogue, load_credentials, load_tls
 from gateway.config import Config
 from gateway.credentials import Credentials, LiveCredentials
+from gateway.inforce import LOADED, Outcome, Policies
+from gateway.load import Packed, Sets, load_sets
+from gateway.reload import (
+    SPAWN,
+    Failed,
+    Here,
+    Keeper,
+    Look,
+    Stage,
+    Staged,
+    folders,
+    follow,
+    leave_to_keeper,
+    look,
+    receive,
+    send,
+)
 from gateway.store import open_store
 from gateway.store.keys import load_or_create_keys
 from gateway.tokens import scrub
@@ -58,19 +76,20 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         return runner.run(main)
 
 
-async def prepare(config: Config) -> None:
+async def prepare(config: Config) -> Sets:
     """What has to be there before any worker starts: TLS, policies that load, keys, a migrated store.
 
-    Raises: ConfigError, OSError.
+    Returns the policies, compiled. Raises: ConfigError, OSError.
     """
     load_tls(config.listen)
-    load_policies(config, load_catalogue(config))
+    sets = load_sets(config, load_catalogue(config))
     load_or_create_keys(config.store.keys)
     store = await open_store(config.store, time.time)
     try:
         await LiveCredentials.open(config, store)
     finally:
         await store.close()
+    return sets
 
 
 def serve(config: Config, ready: Callable[[str], None]) -> None:
@@ -78,20 +97,34 @@ def serve(config: Config, ready: Callable[[str], None]) -> None:
 
     Raises: ConfigError, RuntimeError, OSError: reasons not to start.
     """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is somebody who reloads
     load_credentials(config.upstream)
-    if config.listen.workers > 1:  # one alone makes all of it itself
-        run(prepare(config))
+    seen = look(folders(config))  # before the policies are read: what changes from here on is news
+    sets = run(prepare(config))
     with bind(config.listen.host, config.listen.port, reuse_port=config.listen.workers > 1) as listening:
         address = _address(config, listening)
-        if config.listen.workers == 1:
-            run(_one(config, listening, lambda: ready(address)))
-        else:
-            _many(config, listening, lambda: ready(address))
+        way = _one if config.listen.workers == 1 else _many
+        run(way(config, listening, sets, seen, lambda: ready(address)))
 
 
-async def _one(config: Config, listening: socket.socket, ready: Callable[[], None]) -> None:
-    gateway = await build(config)
-    await run_until_stopped(gateway, listening, ready)
+async def _one(
+    config: Config, listening: socket.socket, sets: Sets, seen: Look, ready: Callable[[], None]
+) -> None:
+    gateway = await build(config, policies=Policies(sets))
+    async with _keeping(Keeper(config, Here(gateway), seen)):
+        await run_until_stopped(gateway, listening, ready)
+
+
+@contextlib.asynccontextmanager
+async def _keeping(keeper: Keeper) -> AsyncIterator[None]:
+    """Reload on SIGHUP, and when the folders change."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, keeper.asked.set)
+    task = asyncio.create_task(keeper.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def run_until_stopped(
@@ -123,76 +156,156 @@ def _when_readable(loop: asyncio.AbstractEventLoop, handle: int, act: Callable[[
     loop.add_reader(handle, once)
 
 
-class Workers:
-    """Worker processes on one port. `start` waits until every one of them accepts connections."""
+@dataclass
+class _Worker:
+    """One process, our end of the socket to it, and the last generation that it has ready."""
 
-    def __init__(self, config: Config, port: int, credentials: Credentials | None = None) -> None:
+    process: BaseProcess
+    channel: socket.socket
+    staged: int
+
+
+class Workers:
+    """Worker processes on one port, all with one set of policies (`reload.Holders`)."""
+
+    def __init__(self, config: Config, port: int, sets: Sets, credentials: Credentials | None = None) -> None:
         self._config = config
         self._port = port
         self._credentials = credentials
-        self._context = multiprocessing.get_context("spawn")
-        self._ready = self._context.Semaphore(0)
-        self._processes: list[BaseProcess] = []
+        self._ready = SPAWN.Semaphore(0)
+        self._workers: list[_Worker] = []
+        self._number = SPAWN.RawValue(ctypes.c_uint64, 0)
+        self._set = Stage(0, sets.pack())
+        self._last = LOADED
 
     def start(self) -> None:
-        """Raises: RuntimeError when a worker does not come up."""
-        self._processes = [self._spawn() for _ in range(self._config.listen.workers)]
+        """Start all, and wait until every one accepts connections. Raises: RuntimeError when one does not come up."""
+        self._workers = [self._spawn() for _ in range(self._config.listen.workers)]
         deadline = time.monotonic() + START_TIMEOUT_S
-        for _ in self._processes:
+        for _ in self._workers:
             while not self._ready.acquire(timeout=0.2):
-                if time.monotonic() > deadline or not all(process.is_alive() for process in self._processes):
+                if time.monotonic() > deadline or not all(w.process.is_alive() for w in self._workers):
                     self.stop()
                     raise RuntimeError("a worker did not start; its reason is in the log above")
 
     def restart_dead(self) -> None:
-        for index, process in enumerate(self._processes):
-            if not process.is_alive():
-                log.error("worker-died: exit code %s; another is started", process.exitcode)
-                self._processes[index] = self._spawn()
+        for index, worker in enumerate(self._workers):
+            if not worker.process.is_alive():
+                log.error("worker-died: exit code %s; another is started", worker.process.exitcode)
+                worker.channel.close()
+                self._workers[index] = self._spawn()
 
     def stop(self) -> None:
         """Ask every worker to finish what is under way, and wait for it; end those that take too long."""
-        for process in self._processes:
-            process.terminate()
+        for worker in self._workers:
+            worker.process.terminate()
         deadline = time.monotonic() + self._config.limits.drain_timeout_s + 5
-        for process in self._processes:
-            process.join(max(0.0, deadline - time.monotonic()))
-            if process.is_alive():
-                process.kill()
-                process.join()
+        for worker in self._workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+            worker.channel.close()
 
-    def _spawn(self) -> BaseProcess:
-        process = self._context.Process(
-            target=_work, args=(self._config, self._port, self._credentials, self._ready)
-        )
-        process.start()
-        return process
+    def _spawn(self) -> _Worker:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            given = _Given(self._credentials, self._ready, self._set, self._number, self._last, theirs)
+            process = SPAWN.Process(target=_work, args=(self._config, self._port, given))
+            process.start()
+        ours.setblocking(False)
+        return _Worker(process, ours, self._set.generation)
+
+    # -- reload.Holders
+
+    async def stage(self, generation: int, packed: Packed) -> None:
+        """A worker that died meanwhile is waited for: its successor needs the table too."""
+        message = Stage(generation, packed)
+        while behind := [worker for worker in self._workers if worker.staged != generation]:
+            answers = await asyncio.gather(*(self._stage(worker, message) for worker in behind))
+            fault = next((fault for fault in answers if fault is not None), None)
+            if fault is not None:
+                raise Failed(fault)
+
+    async def _stage(self, worker: _Worker, message: Stage) -> str | None:
+        """Have one worker make a table ready; why it cannot. One that does not answer is ended, and replaced."""
+        answer = await self._say(worker, message, answered=True)
+        if isinstance(answer, Staged):
+            if answer.fault is None:
+                worker.staged = answer.generation
+            return answer.fault
+        await asyncio.sleep(0.05)  # `restart_dead` has to see it
+        return None
+
+    def put_in_force(self, generation: int, packed: Packed) -> None:
+        self._set = Stage(generation, packed)
+        self._number.value = generation
+
+    async def tell(self, outcome: Outcome) -> None:
+        self._last = outcome
+        await asyncio.gather(*(self._say(worker, outcome) for worker in self._workers))
+
+    async def _say(self, worker: _Worker, message: object, answered: bool = False) -> object:
+        """Send a message, and wait for the answer to it. A worker that cannot be spoken to cannot be kept in step."""
+        try:
+            async with asyncio.timeout(self._config.policies.reload_timeout_s):
+                await send(worker.channel, message)
+                return await receive(worker.channel) if answered else None
+        except TimeoutError:
+            log.error("worker-stuck: process %s took no policies; it is ended", worker.process.pid)
+        except (OSError, EOFError):  # it has died, or is about to
+            pass
+        worker.process.kill()
+        return None
 
 
-def _work(config: Config, port: int, credentials: Credentials | None, ready: Any) -> None:
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What a worker starts with, beside the configuration."""
+
+    credentials: Credentials | None
+    ready: Any
+    policies: Stage
+    number: Any
+    last: Outcome
+    keeper: socket.socket
+
+
+def _work(config: Config, port: int, given: _Given) -> None:
+    leave_to_keeper()
     set_up_logging()
+    given.keeper.setblocking(False)
 
     async def work() -> None:
-        gateway = await build(config, credentials=credentials)
+        sets = Sets.unpack(given.policies.packed)
+        policies = Policies(sets, given.policies.generation, given.number, given.last)
+        gateway = await build(config, credentials=given.credentials, policies=policies)
+        # To the very end: what is still under way when it stops may yet see a set come into force.
+        following = asyncio.create_task(follow(given.keeper, gateway))
         listening = bind(config.listen.host, port, reuse_port=True)
-        await run_until_stopped(gateway, listening, ready.release, reuse_port=True)
+        await run_until_stopped(gateway, listening, given.ready.release, reuse_port=True)
+        following.cancel()
 
     run(work())
 
 
-def _many(config: Config, listening: socket.socket, ready: Callable[[], None]) -> None:
-    workers = Workers(config, listening.getsockname()[1])
-    signalled, wake = os.pipe()  # through it a signal ends the pause below at once
-    for number in STOPS:
-        signal.signal(number, lambda *_: os.write(wake, b"."))
-    workers.start()
+async def _many(
+    config: Config, listening: socket.socket, sets: Sets, seen: Look, ready: Callable[[], None]
+) -> None:
+    workers = Workers(config, listening.getsockname()[1], sets)
+    stopped = asyncio.Event()
+    for stop in STOPS:
+        asyncio.get_running_loop().add_signal_handler(stop, stopped.set)
+    await asyncio.to_thread(workers.start)
     try:
         ready()
-        while not select.select([signalled], [], [], RESTART_PAUSE_S)[0]:
-            workers.restart_dead()
+        async with _keeping(Keeper(config, workers, seen)):
+            while not stopped.is_set():
+                workers.restart_dead()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stopped.wait(), RESTART_PAUSE_S)
     finally:
-        with contextlib.suppress(KeyboardInterrupt):
-            workers.stop()
+        await asyncio.to_thread(workers.stop)
 
 
 def _address(config: Config, listening: socket.socket) -> str:

@@ -16,18 +16,31 @@ log = logging.getLogger("gateway.shadow")
 
 
 class Shadow:
-    """Judges by `table`. A reload may put another in its place at any time."""
+    """Judges by `table`, which a reload replaces together with the one in force (`follow`)."""
 
     def __init__(self, table: Table, metrics: Metrics) -> None:
         self.table = table
         self._metrics = metrics
 
+    def follow(self, table: Table | None) -> None:
+        """Judge by another table from now on."""
+        if table is not None:
+            self.table = table
+
     def judge(
-        self, principal: Principal, operation: Operation, relation: Relation, moment: Moment
+        self,
+        principal: Principal,
+        operation: Operation,
+        relation: Relation,
+        moment: Moment,
+        table: Table | None = None,
     ) -> Decision | None:
-        """What this set would decide. Never raises: None, and an alarm, when it cannot tell."""
+        """What this set would decide; `table` is the one a request began with, where that is an earlier one.
+
+        Never raises: None, and an alarm, when it cannot tell.
+        """
         try:
-            decision = self.table.decide(principal, operation, relation, moment)
+            decision = (table or self.table).decide(principal, operation, relation, moment)
             cause = decision.error
         except Exception as fault:
             cause = type(fault).__name__

@@ -37,7 +37,7 @@ from gateway.model import (
 from gateway.policy import REVEALED_BY, Asked, Engine, short, situation
 from gateway.words import ACCOUNT, ID_PATHS, NETWORK, TOKEN, USER
 
-__all__ = ["Cell", "Live", "Moment", "Names", "Open", "Policies", "Row", "Table", "Test", "key_of"]
+__all__ = ["Cell", "Live", "Moment", "Names", "Open", "Row", "Table", "Test", "key_of"]
 
 LOG = logging.getLogger("gateway.policy")
 REMEMBERED = 16_384
@@ -512,18 +512,3 @@ def places(of: int) -> Iterator[int]:
         low = of & -of
         yield low.bit_length() - 1
         of ^= low
-
-
-class Policies:
-    """The table in force: the one place where it is. Who keeps decisions drops them when `generation` changes."""
-
-    __slots__ = ("generation", "table")
-
-    def __init__(self, table: Table) -> None:
-        self.table = table
-        self.generation = 0
-
-    def swap(self, table: Table) -> None:
-        """Put another table in force. What has begun with the old one may end with it."""
-        self.table = table
-        self.generation += 1

@@ -209,7 +209,7 @@ async def test_the_record_says_that_it_was_asked_and_nothing_of_what(gateway):
 
 @on_both_ways
 async def test_what_hangs_on_the_clock_is_told_as_of_now(way, tmp_path, monkeypatch):
-    monkeypatch.setattr("gateway.app.load_policies", load_policies)
+    monkeypatch.setattr("gateway.load.load_policies", load_policies)
     clock = Clock()
     (tmp_path / "local").mkdir()
     (tmp_path / "local" / "own.cedar").write_text(LATER.replace("SOON", rfc3339(int(clock.now) + 1800)))

@@ -12,6 +12,7 @@ import pytest
 from gateway.app import load_policies
 from gateway.config import Policies, Store
 from gateway.demo import ADVERTISER
+from gateway.load import Sets
 from gateway.problem import Problem
 from gateway.store import open_store
 from tests.conftest import Clock, add_person
@@ -793,6 +794,12 @@ def table_of(folder, name, text):
     return load_policies(replace(CONFIG, policies=Policies(local=str(local))), CATALOGUE)
 
 
+def put_in_force(at, table):
+    policies = at.running.gateway.policies
+    policies.stage(policies.generation + 1, Sets(table, policies.tried))
+    policies.put_in_force(policies.generation + 1)
+
+
 NOT_ON_THE_LIST = 'forbid (principal, action == Action::"call", resource == Operation::"advertisers_list");'
 BEFORE_NOON = (
     'forbid (principal, action == Action::"call", resource) when { context.now.toTime() >= duration("12h") };'
@@ -802,10 +809,9 @@ BEFORE_NOON = (
 @on_both_ways
 async def test_what_was_decided_by_a_set_is_not_done_once_another_is_in_force(way, tmp_path):
     async with scene(way, answers(OK), tmp_path) as at, connect(at.running) as line:
-        policies = at.running.gateway.policies
-        shipped, other = policies.table, table_of(tmp_path, "no-list", NOT_ON_THE_LIST)
+        shipped, other = at.running.gateway.policies.table, table_of(tmp_path, "no-list", NOT_ON_THE_LIST)
         for table, status in [(shipped, 200), (other, 403), (shipped, 200), (other, 403), (shipped, 200)]:
-            policies.swap(table)
+            put_in_force(at, table)
             for _ in range(2):
                 await line.send(at.get())
                 assert (await line.answer()).status == status
@@ -813,13 +819,26 @@ async def test_what_was_decided_by_a_set_is_not_done_once_another_is_in_force(wa
 
 
 @both_loops
+async def test_what_was_worked_out_ends_with_the_set_that_decided_it(tmp_path):
+    async with scene(SHORT, answers(OK), tmp_path) as at, connect(at.running) as line:
+        plans = at.running.gateway.lean.plans
+        for fields in ("X-Number: 1", "X-Number: 2"):
+            await line.send(at.get(fields))
+            assert (await line.answer()).status == 200
+        assert len(plans) >= 2
+        put_in_force(at, table_of(tmp_path, "no-list", NOT_ON_THE_LIST))
+        await line.send(at.get("X-Number: 1"))
+        assert (await line.answer()).status == 403
+        assert not plans, "plans hold on to the table that decided them"
+
+
+@both_loops
 async def test_a_request_keeps_the_policies_it_began_with(tmp_path):
     async with scene(SHORT, slow(0.2), tmp_path) as at, connect(at.running) as line:
-        policies = at.running.gateway.policies
-        shipped = policies.table
+        shipped = at.running.gateway.policies.table
         await line.send(at.get())
         await at.until(lambda: at.busy() == 1)
-        policies.swap(table_of(tmp_path, "no-list", NOT_ON_THE_LIST))
+        put_in_force(at, table_of(tmp_path, "no-list", NOT_ON_THE_LIST))
         assert (await line.answer()).status == 200
         assert (await at.settled())["policy_digest"] == shipped.digest[:16]
 
@@ -828,7 +847,7 @@ async def test_a_request_keeps_the_policies_it_began_with(tmp_path):
 async def test_what_hangs_on_the_clock_is_asked_anew_every_time(way, tmp_path):
     clock = Clock()
     async with scene(way, answers(OK), tmp_path, clock=clock) as at, connect(at.running) as line:
-        at.running.gateway.policies.swap(table_of(tmp_path, "before-noon", BEFORE_NOON))
+        put_in_force(at, table_of(tmp_path, "before-noon", BEFORE_NOON))
         midnight = clock() // 86_400 * 86_400
         statuses = []
         for hour in (11.9, 12, 11.9, 23, 0):

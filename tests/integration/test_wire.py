@@ -161,7 +161,7 @@ def quick(monkeypatch):
     lingered over for long."""
     monkeypatch.setattr("gateway.wire.LINGER_S", 0.3)
     monkeypatch.setattr("gateway.app.load_catalogue", lambda config: CATALOGUE)
-    monkeypatch.setattr("gateway.app.load_policies", lambda config, catalogue: POLICIES)
+    monkeypatch.setattr("gateway.load.load_policies", lambda config, catalogue: POLICIES)
 
 
 # -- heads that are read in one way only

@@ -28,10 +28,10 @@ README = (ROOT / "README.md").read_text()
 LADDER = str.split("""
 model problem tomlfile config command
 tokens finder target headers body operation words policyfile policy columns table compile proof cases
-contract mutation matrix difference replay matrixpage ratelimit metrics shadow
+contract mutation matrix difference replay matrixpage load ratelimit metrics shadow
 reply connection upstream store scan audit credentials verdicts authenticate issue
-exchange ops flow selfservice oauth admin lean wire selftest
-app serve sandbox demo policycli scancli keyscli cli __main__
+inforce exchange ops flow selfservice oauth admin lean wire selftest
+app reload serve sandbox demo policycli scancli keyscli cli __main__
 """)
 
 

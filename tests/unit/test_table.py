@@ -10,7 +10,7 @@ from gateway.compile import compile
 from gateway.model import COLUMN_CLASSES, SCOPES, Account, Moment, Owner, Principal
 from gateway.operation import Catalogue
 from gateway.policy import ANY_MOMENT, Engine, PolicySet, packaged
-from gateway.table import Names, Policies, Table
+from gateway.table import Names, Table
 
 CATALOGUE = Catalogue.load((packaged() / "operations.toml").read_text("utf-8"), "operations.toml")
 OPERATIONS = CATALOGUE.variants()
@@ -328,10 +328,3 @@ def test_what_is_no_packed_table_is_refused_and_calls_nothing(data, capsys):
 def test_a_table_cut_short_is_refused(shipped):
     with pytest.raises(ValueError, match="not a packed table"):
         Table.unpack(shipped.pack()[:-10])
-
-
-def test_another_table_is_put_in_force_by_one_act(shipped, tmp_path):
-    policies = Policies(shipped)
-    other = a_table(tmp_path, *LIVE)
-    policies.swap(other)
-    assert (policies.table, policies.generation) == (other, 1)
