@@ -24,6 +24,7 @@ from gateway.exchange import Exchanges, on_prepare
 from gateway.flow import Flow
 from gateway.inforce import Outcome, Policies
 from gateway.issue import Issuer
+from gateway.lastuse import LastUse
 from gateway.lean import Lean
 from gateway.load import check_policies as check_policies
 from gateway.load import load_catalogue as load_catalogue
@@ -60,6 +61,7 @@ class Gateway:
     exchanges: Exchanges
     metrics: Metrics
     shadow: Shadow | None
+    uses: LastUse
     lean: Lean | None
     credentials: LiveCredentials | None
     public: web.Application
@@ -72,6 +74,8 @@ class Gateway:
         await self.verdicts.check()  # before the first request, so that what it proves is remembered
         self._tasks.append(asyncio.create_task(self.verdicts.watch()))
         self._tasks.append(asyncio.create_task(self.issuer.keys.watch()))
+        self._tasks.append(asyncio.create_task(self.issuer.watch()))
+        self._tasks.append(asyncio.create_task(self.uses.watch()))
         if self.credentials is not None:
             self._tasks.append(asyncio.create_task(self.credentials.watch()))
         if self.lean is not None:
@@ -107,6 +111,7 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.upstream.close()
+        await self.uses.flush()
         await self.store.close()
         self.recorder.close()
 
@@ -199,7 +204,8 @@ async def build(
         verdicts,
         tuple(ip_network(cidr) for cidr in config.listen.trusted_proxies),
     )
-    exchanges = Exchanges(recorder, authenticator, metrics, tokens.exposed_hours, clock)
+    uses = LastUse(store)
+    exchanges = Exchanges(recorder, authenticator, metrics, tokens.exposed_hours, clock, uses)
     upstream = Upstream(config.upstream)
     rate = RateLimit("token", limits.requests_per_minute, time.monotonic)
     shadow = None
@@ -219,7 +225,7 @@ async def build(
         limits,
         shadow,
     )
-    issuer = Issuer(store, keys, config.public_url)
+    issuer = Issuer(store, keys, config.public_url, clock)
     oauth = OAuth(config.public_url, keys, store, authenticator, clock, limits)
     operations = Operations(store, recorder, policies, metrics)
     asking = RateLimit("can", limits.requests_per_minute, time.monotonic)
@@ -267,6 +273,7 @@ async def build(
         exchanges,
         metrics,
         shadow,
+        uses,
         lean,
         live,
         public,

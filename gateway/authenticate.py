@@ -136,8 +136,12 @@ class Authenticator:
             raise Problem("invalid-token", tokens.REFUSED)
         now = self._clock()
         state = "expired" if claims.expired(now) else token.state(now)
+        if state == "expired" and token.by_earlier:
+            raise Problem("invalid-token", "The token was rotated: use its new secret.")
         if state in FATE:
             raise Problem("invalid-token", FATE[state])
+        if token.not_before is not None and now < token.not_before:
+            raise Problem("invalid-token", "The token is not valid yet.")
         if not user.active:
             raise Problem("invalid-token", tokens.REFUSED)
         return token, user
@@ -149,10 +153,11 @@ class Authenticator:
         except Problem:
             return None
         digest, now = tokens.jti_digest(claims.jti), int(self._clock())
+        rotate_by = now + exposed_hours * 3600
         found = await self._store.find(digest)
-        if found is None or found[0].exposed_at is not None or found[0].deleted_at is not None:
+        if found is None or found[0].deleted_at is not None or _is_known(found[0], rotate_by):
             return None if found is None else found[0].id  # what is known already costs no write
-        row = await self._store.mark_exposed(digest, at=now, rotate_by=now + exposed_hours * 3600)
+        row = await self._store.mark_exposed(digest, at=now, rotate_by=rotate_by)
         return None if row is None else row.id
 
 
@@ -166,6 +171,7 @@ def as_principal(token: TokenRow, user: UserRow) -> Principal:
         accounts=None if token.accounts is None else frozenset(token.accounts),
         networks=None if token.networks is None else tuple(ip_network(cidr) for cidr in token.networks),
         bootstrap=token.bootstrap,
+        earlier=token.by_earlier,
     )
 
 
@@ -176,6 +182,13 @@ def sees(principal: Principal, owner: UserRow) -> bool:
     account = principal.owner.account
     administers = principal.owner.administrator and account.kind == "network"
     return administers and owner.account.network == account.id
+
+
+def _is_known(token: TokenRow, rotate_by: int) -> bool:
+    """Whether marking this secret as exposed would change nothing."""
+    if token.by_earlier:
+        return token.earlier_until is not None and token.earlier_until <= rotate_by
+    return token.exposed_at is not None
 
 
 def _from_allowed_network(principal: Principal, client: str) -> Principal:

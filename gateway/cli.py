@@ -8,9 +8,9 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from gateway import __version__, config, keyscli, policycli, scancli
 from gateway.command import ASKED_WRONGLY, DONE, FAULTS
@@ -20,7 +20,12 @@ from gateway.model import ACCOUNT_KINDS, ROLES, Account, AccountKind, Role
 from gateway.problem import Problem
 from gateway.tomlfile import ConfigError, Fault, Lines
 
+if TYPE_CHECKING:
+    from gateway.store import Store, TokenRow, UseRow
+
 HOUR_S = 3600
+OPERATOR = "command line"
+"""Who acted, where no user did: no id of a user looks like it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -270,8 +275,17 @@ def _add_token(commands: Any) -> None:
     it = group.add_parser("list", help="every token, newest first, never with a secret")
     it.add_argument("--config", required=True, metavar="FILE")
     it.add_argument("--owner", metavar="EMAIL")
+    it.add_argument("--state", choices=("active", "paused", "exposed", "expired", "deleted"))
     it.add_argument("--json", action="store_true")
     it.set_defaults(command=_token_list)
+    it = group.add_parser("pause", help="stop a token for a while; every worker refuses it at once")
+    it.add_argument("id")
+    it.add_argument("--config", required=True, metavar="FILE")
+    it.set_defaults(command=_token_pause)
+    it = group.add_parser("resume", help="end a pause, whoever began it")
+    it.add_argument("id")
+    it.add_argument("--config", required=True, metavar="FILE")
+    it.set_defaults(command=_token_resume)
     it = group.add_parser(
         "delete", help="end a token for good; every worker refuses it from the next request on"
     )
@@ -300,14 +314,19 @@ def _token_list(options: argparse.Namespace) -> int:
                 owner = user.id
             after: str | None = None
             while True:
-                page = await store.list_tokens(owner_id=owner, after=after, limit=MAX_PAGE, now=time.time())
+                now = time.time()
+                page = await store.list_tokens(
+                    owner_id=owner, state=options.state, after=after, limit=MAX_PAGE, now=now
+                )
+                used = await store.uses([row.id for row in page.rows], now=now)
                 for row in page.rows:
                     facts = {
                         "id": row.id,
-                        "state": row.state(time.time()),
+                        "state": row.state(now),
                         "owner": row.owner_id,
                         "expires_at": rfc3339(row.expires_at),
                         "scopes": " ".join(row.scopes),
+                        "last_used": _last_used(used.get(row.id)),
                         "description": row.description,
                     }
                     print(json.dumps(facts) if options.json else "  ".join(facts.values()))
@@ -320,27 +339,55 @@ def _token_list(options: argparse.Namespace) -> int:
     return serve.run(show())
 
 
+def _last_used(use: UseRow | None) -> str:
+    from gateway.exchange import rfc3339
+
+    if use is None:
+        return "never used"
+    return f"{rfc3339(use.at)} {use.network} {use.operation} {use.in_24h}/24h {use.in_30d}/30d"
+
+
+def _token_pause(options: argparse.Namespace) -> int:
+    return _on_token(options, "paused", lambda store, at: store.pause_token(options.id, by=OPERATOR, at=at))
+
+
+def _token_resume(options: argparse.Namespace) -> int:
+    return _on_token(
+        options,
+        "resumed",
+        lambda store, at: store.resume_token(options.id, by=OPERATOR, anybodys=True, at=at),
+    )
+
+
 def _token_delete(options: argparse.Namespace) -> int:
+    return _on_token(
+        options,
+        "deleted",
+        lambda store, at: store.delete_token(options.id, by=OPERATOR, reason=options.reason, at=at),
+    )
+
+
+def _on_token(
+    options: argparse.Namespace, done: str, act: Callable[[Store, int], Awaitable[TokenRow | None]]
+) -> int:
     from gateway import serve
     from gateway.store import open_store
 
     settings = _read(options.config)
 
-    async def delete() -> int:
+    async def run() -> int:
         store = await open_store(settings.store, time.time)
         try:
-            row = await store.delete_token(
-                options.id, by="command line", reason=options.reason, at=int(time.time())
-            )
+            row = await act(store, int(time.time()))
         finally:
             await store.close()
         if row is None:
             print(f"there is no token {options.id}", file=sys.stderr)
             return FAULTS
-        print(f"deleted: {row.id} {row.description}")
+        print(f"{done}: {row.id} {row.description}")
         return DONE
 
-    return serve.run(delete())
+    return serve.run(run())
 
 
 def _port(text: str) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from gateway import tomlfile
-from gateway.model import ACCOUNT_KINDS
+from gateway.model import ACCOUNT_KINDS, AccountKind
 
 Faults = Iterator[tuple[str, str]]
 DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
@@ -156,16 +156,29 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """How long tokens live: the default and the cap; and for how long one still works that was exposed."""
+    """How long tokens live: the default and the cap; and for how long one still works that was exposed.
+
+    `max_days_of` maps an account kind to a cap of its own.
+    """
 
     default_days: int = 90
     max_days: int = 365
+    max_days_of: dict[str, int] = field(default_factory=dict)
     exposed_hours: int = 24
 
     def check(self) -> Faults:
         yield from _positive(self, "default_days", "max_days", "exposed_hours")
         if self.default_days > self.max_days:
             yield "default_days", f"is beyond max_days ({self.max_days})"
+        for kind, days in self.max_days_of.items():
+            if kind not in ACCOUNT_KINDS:
+                yield f"max_days_of.{kind}", f"expected one of {', '.join(ACCOUNT_KINDS)}"
+            if days < 1:
+                yield f"max_days_of.{kind}", "must be at least 1"
+
+    def longest_days(self, kind: AccountKind) -> int:
+        """How many days a token of such an account may live."""
+        return self.max_days_of.get(kind, self.max_days)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from gateway.audit import Recorder
 from gateway.authenticate import Authenticator
 from gateway.body import Body
 from gateway.config import Limits
+from gateway.lastuse import LastUse
 from gateway.metrics import Metrics
 from gateway.model import AuditEvent, Principal
 from gateway.problem import Headers, Problem, Wire
@@ -59,7 +60,9 @@ class Exchanges:
         metrics: Metrics,
         exposed_hours: int,
         clock: Callable[[], float],
+        uses: LastUse,
     ) -> None:
+        self._uses = uses
         self._exposed_hours = exposed_hours
         self._recorder = recorder
         self._authenticator = authenticator
@@ -103,6 +106,8 @@ class Exchanges:
             # On every surface, and before a parameter's name is judged: a token in a URL has been seen.
             if "%" in request.raw_path or PREFIX in request.raw_path:
                 await self.refuse_exposed(request.raw_path, "query", event)
+            if request[HEAD].carried:
+                await self.refuse_exposed(request[HEAD].carried, "header", event)
             request[TARGET] = _judged(request)
             return await handler(request)
         except Problem as problem:
@@ -121,9 +126,9 @@ class Exchanges:
             return self._refuse(request, event, Problem("internal-error"))
 
     async def refuse_exposed(self, text: str, place: str, event: AuditEvent) -> None:
-        """Refuse a text that holds a token of ours, and mark that token exposed. `place`: query or body.
+        """Refuse a text that holds a token of ours, and mark that token exposed. `place`: query, body or header.
 
-        Raises: Problem "credential-in-query" or "credential-in-body".
+        Raises: Problem "credential-in-query", "credential-in-body" or "credential-in-header".
         """
         plain = fully_decoded(text) if "%" in text and len(text) <= MAX_DECODED else text
         if PREFIX not in plain and PREFIX not in text:
@@ -178,6 +183,7 @@ class Exchanges:
     def finish(self, event: AuditEvent) -> None:
         """Record an exchange that is over."""
         self._recorder.record(event)
+        self._uses.see(event)
         if event.problem == "upstream-refused-us":
             self._alarm_refused(event)
         self._metrics.count("exchanges", event.surface, event.status, event.problem or "")

@@ -46,7 +46,7 @@ TO_CLIENT = {
 }
 CONTENT_TYPE = b"content-type"
 # What `judge` looks at besides the SINGLE ones.
-READ = frozenset({b"connection", b"upgrade", b"x-forwarded-for"})
+READ = frozenset({b"connection", b"upgrade", b"x-forwarded-for", b"cookie", b"referer"})
 CONNECTION = b"connection"
 PREFIX_BYTES = PREFIX.encode()
 ACCEPT = {"json": b"application/json", "csv": b"text/csv", "xml": b"application/xml"}
@@ -54,7 +54,10 @@ VIA = "1.1 invoca-gateway"
 
 
 class Head(NamedTuple):
-    """What the gateway itself reads of a request head. `length` is None for a chunked body, 0 for none."""
+    """What the gateway itself reads of a request head. `length` is None for a chunked body, 0 for none.
+
+    `carried` is what came as Cookie and Referer, where a token may be in it: it is looked for one, and never used.
+    """
 
     host: str
     authorization: str | None
@@ -62,6 +65,7 @@ class Head(NamedTuple):
     length: int | None
     expects_continue: bool
     forwarded_for: tuple[str, ...]
+    carried: str = ""
 
 
 # What clients send again and again is judged once. Bounded: one that varies it costs time, not memory.
@@ -129,7 +133,13 @@ def _rest(version: tuple[int, int], host: str, authorization: str | None, found:
         length=_length(version, found),
         expects_continue=_expectation(version, found.get(b"expect")),
         forwarded_for=() if forwarded_for is None else tuple(forwarded_for.split(",")),
+        carried=_carried(found),
     )
+
+
+def _carried(found: dict[bytes, str]) -> str:
+    text = "\n".join(found[name] for name in (b"cookie", b"referer") if name in found)
+    return text if PREFIX in text or "%" in text else ""
 
 
 def _host(version: tuple[int, int], host: bytes | None) -> str:

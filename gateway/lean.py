@@ -169,6 +169,8 @@ class Lean:
         principal = flow.authenticator.remembered(head.authorization, address)
         if head.authorization is None or principal is None or head.length != 0 or head.expects_continue:
             return None
+        if head.carried:  # it has to be looked through, and what is found there marked
+            return None
         call = flow.catalogue.identify("GET", target.judge(raw, head.host, len(raw)))
         if call.operation.effect != "read" or asks_the_store(principal, call):
             return None

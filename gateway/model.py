@@ -80,6 +80,7 @@ class Principal:
 
     `accounts` are the account keys the token is cut down to, or None for all that its owner may reach.
     `networks` are the client networks the token may be used from, or None for anywhere.
+    `earlier`: proven by a secret that has been rotated out and still works for a while.
     """
 
     token_id: str
@@ -89,6 +90,7 @@ class Principal:
     accounts: frozenset[str] | None = None
     networks: tuple[Network, ...] | None = None
     bootstrap: bool = False
+    earlier: bool = False
 
 
 @dataclass(frozen=True, slots=True)

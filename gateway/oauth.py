@@ -106,7 +106,7 @@ class OAuth:
             "sub": user.id,
             "iss": self.public_url,
             "aud": self.public_url,
-            "iat": token.created_at,
+            "iat": token.created_at if token.by_earlier else token.issued_at,
             "exp": as_principal(token, user).expires_at,
             "token_type": "Bearer",
         }
@@ -131,7 +131,12 @@ class OAuth:
             return _ok({})
         token, user = found
         event.subject = token.id
-        if token.deleted_at is None:  # what is known already costs no write
+        if (
+            token.by_earlier
+        ):  # an old copy ends what is left of its overlap: it is no reason to end the new secret
+            now = int(self.clock())
+            await self.store.mark_exposed(tokens.jti_digest(claims.jti), at=now, rotate_by=now)
+        elif token.deleted_at is None:  # what is known already costs no write
             await self.store.delete_token(
                 token.id, by=user.id, reason="presented at /oauth/revoke", at=int(self.clock())
             )

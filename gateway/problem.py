@@ -34,6 +34,7 @@ KINDS: dict[str, Kind] = {
     "bad-body": Kind(400, "The request body is not accepted"),
     "credential-in-query": Kind(400, "A credential was sent in the query", "invalid_request"),
     "credential-in-body": Kind(400, "A credential was sent in the body", "invalid_request"),
+    "credential-in-header": Kind(400, "A credential was sent in a cookie or a Referer", "invalid_request"),
     "two-credentials": Kind(400, "More than one credential was sent", "invalid_request"),
     "forbidden-parameter": Kind(400, "A parameter that changes the meaning of a request was sent"),
     "method-not-allowed": Kind(405, "The method is not allowed here"),
@@ -65,6 +66,9 @@ KINDS: dict[str, Kind] = {
     "on-behalf-of": Kind(403, "Nobody makes a token on somebody else's behalf", None, UNAUTHORIZED),
     "invalid-input": Kind(422, "The request is understood and not acceptable"),
     "description-taken": Kind(409, "Another live token of yours has this description"),
+    "token-ended": Kind(409, "The token has expired or was deleted"),
+    "idempotency-key-reused": Kind(422, "The Idempotency-Key was used for another request"),
+    "answer-gone": Kind(410, "The answer to this Idempotency-Key is no longer kept"),
     "beyond-maker": Kind(403, "A token made by a token cannot exceed it", None, UNAUTHORIZED),
     # us and the vendor
     "store-unavailable": Kind(503, "The token store cannot answer", None, "InternalServiceError"),

@@ -1,9 +1,10 @@
-"""Tokens as JSON: create, list, show, delete, by a bearer token that holds `tokens:manage`.
+"""Tokens as JSON: create, list, show, rotate, pause, resume, delete, by a bearer token that holds `tokens:manage`.
 
-The owner of a new token is always the caller. An owner sees and deletes their own tokens; a network's
-administrator also those of everybody in the network, and reads nobody's secret: a token's text is in one
-answer only, the one that made it. What one may not see does not exist: an unknown id and a foreign one get
-the same 404.
+The owner of a new token is always the caller, and so is the owner of one that is rotated: whoever rotates receives
+the secret. An owner sees, pauses and deletes their own tokens; a network's administrator also those of everybody
+in the network, one by one or many at once, and reads nobody's secret: a token's text is in one answer only, the
+one that made it (and that answer once more, for who lost it and knows its Idempotency-Key). What one may not see
+does not exist: an unknown id and a foreign one get the same 404.
 """
 
 from __future__ import annotations
@@ -17,17 +18,20 @@ from aiohttp import web
 
 from gateway.admin import request as asked
 from gateway.authenticate import Authenticator, sees
+from gateway.body import Body
 from gateway.config import Limits, Tokens
-from gateway.exchange import EVENT, HEAD, Exchanges, rfc3339
+from gateway.exchange import EVENT, HEAD, TARGET, Exchanges, rfc3339
 from gateway.issue import Issuer
 from gateway.model import AccountKind, Principal
+from gateway.once import Once, once
 from gateway.problem import Problem
 from gateway.ratelimit import RateLimit
-from gateway.store import MAX_REASON_CHARS, TOKEN_STATES, Store, TokenRow
+from gateway.store import MAX_REASON_CHARS, TOKEN_STATES, Page, Store, TokenRow, UseRow, Which
 from gateway.tokens import scrub
 
 DEFAULT_PAGE, MAX_PAGE = 50, 200
 QUERY = frozenset({"limit", "after", "state", "owner"})
+NOTHING: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +49,8 @@ class TokensApi:
 
     async def create(self, request: web.Request) -> web.Response:
         """`POST /admin/api/tokens`: 201 with the token's text, this once."""
-        principal = await self._manager(request, "token.create")
-        document = await self._document(request)
-        asked.refuse_on_behalf(document | dict(request.query))
-        wanted = asked.read(document, principal, self.settings, int(self.clock()))
+        principal, sent = await self._secret_wanted(request, "token.create")
+        wanted = asked.read(sent.document, principal, self.settings, int(self.clock()))
         await self._reachable(principal, wanted.accounts)
         row, text = await self.issuer.create(
             owner_id=principal.owner.id,
@@ -59,10 +61,63 @@ class TokensApi:
             outlives_maker=wanted.outlives_maker,
             accounts=wanted.accounts,
             networks=wanted.networks,
+            not_before=wanted.not_before,
+            once=_once(request, principal, sent),
         )
         request[EVENT].subject = row.id
-        answer = {"id": row.id, "token": text} | self._shown(row)
-        return _json(answer, 201, {"Location": f"/admin/api/tokens/{row.id}"})
+        return await self._made(row, text)
+
+    async def rotate(self, request: web.Request) -> web.Response:
+        """`POST /admin/api/tokens/{id}/rotate`, `{"overlap"}`: 201 with the new text, this once; the owner alone."""
+        principal, sent = await self._secret_wanted(request, "token.rotate")
+        row = await self._visible(principal, request)
+        if row.owner_id != principal.owner.id:
+            raise asked.on_behalf("whoever rotates a token receives its secret; pause or delete it")
+        wanted = asked.read_rotation(sent.document, row, principal, self.settings, int(self.clock()))
+        row, text = await self.issuer.rotate(
+            row.id,
+            owner_id=principal.owner.id,
+            expires_at=wanted.expires_at,
+            overlap_s=wanted.overlap_s,
+            once=_once(request, principal, sent),
+        )
+        return await self._made(row, text)
+
+    async def for_another(self, request: web.Request) -> web.Response:
+        """Below somebody's address there are no tokens to make, whoever it is."""
+        await self._manager(request, "token.create")
+        raise asked.on_behalf("POST to /admin/api/tokens")
+
+    async def pause(self, request: web.Request) -> web.Response:
+        """`POST /admin/api/tokens/{id}/pause`: 200, again and again."""
+        principal, _ = await self._told(request, "token.pause", NOTHING)
+        row = await self._visible(principal, request)
+        paused = await self.store.pause_token(row.id, by=principal.owner.id, at=int(self.clock()))
+        return _json(await self._shown(paused or row))
+
+    async def resume(self, request: web.Request) -> web.Response:
+        """`POST /admin/api/tokens/{id}/resume`: 200, again and again; an administrator's pause is theirs to end."""
+        principal, _ = await self._told(request, "token.resume", NOTHING)
+        row = await self._visible(principal, request)
+        resumed = await self.store.resume_token(
+            row.id, by=principal.owner.id, anybodys=_administers(principal), at=int(self.clock())
+        )
+        return _json(await self._shown(resumed or row))
+
+    async def pause_many(self, request: web.Request) -> web.Response:
+        """`POST /admin/api/tokens/pause`: the ids of those that were paused by it, at most 500, and whether there are
+        more. Again until there are none."""
+        which, principal, _ = await self._many(request, "token.pause-many", NOTHING)
+        page = await self.store.pause_tokens(which, by=principal.owner.id, at=int(self.clock()))
+        return _many(page)
+
+    async def delete_many(self, request: web.Request) -> web.Response:
+        """`POST /admin/api/tokens/delete`, optionally with a reason: as `pause_many`."""
+        which, principal, document = await self._many(request, "token.delete-many", frozenset({"reason"}))
+        page = await self.store.delete_tokens(
+            which, by=principal.owner.id, reason=_reason(document), at=int(self.clock())
+        )
+        return _many(page)
 
     async def list(self, request: web.Request) -> web.Response:
         """`GET /admin/api/tokens?limit&after&state&owner`: newest first, never with a secret."""
@@ -80,7 +135,9 @@ class TokensApi:
             limit=limit,
             now=self.clock(),
         )
-        return _json({"tokens": [self._shown(row) for row in page.rows], "next": page.next})
+        used = await self.store.uses([row.id for row in page.rows], now=self.clock())
+        rows = [self._listed(row, used.get(row.id)) for row in page.rows]
+        return _json({"tokens": rows, "next": page.next})
 
     def _listed_owner(self, principal: Principal, owner: str | None) -> str | None:
         """Whose tokens are listed: one's own, or for an administrator whoever is asked for, else everybody's."""
@@ -93,17 +150,16 @@ class TokensApi:
     async def show(self, request: web.Request) -> web.Response:
         """`GET /admin/api/tokens/{id}`."""
         principal = await self._manager(request, "token.show")
-        row = await self._visible(principal, request.match_info["id"])
-        request[EVENT].subject = row.id
-        return _json(self._shown(row))
+        asked.refuse_unknown(request.query, NOTHING)
+        return _json(await self._shown(await self._visible(principal, request)))
 
     async def delete(self, request: web.Request) -> web.Response:
         """`DELETE /admin/api/tokens/{id}`, optionally `{"reason"}`: 204, again and again."""
-        principal = await self._manager(request, "token.delete")
-        row = await self._visible(principal, request.match_info["id"])
-        request[EVENT].subject = row.id
-        reason = await self._reason(request)
-        await self.store.delete_token(row.id, by=principal.owner.id, reason=reason, at=int(self.clock()))
+        principal, document = await self._told(request, "token.delete", frozenset({"reason"}))
+        row = await self._visible(principal, request)
+        await self.store.delete_token(
+            row.id, by=principal.owner.id, reason=_reason(document), at=int(self.clock())
+        )
         return web.Response(status=204, headers={"Gateway-Answer": "ok"})
 
     async def _manager(self, request: web.Request, act: str) -> Principal:
@@ -117,8 +173,42 @@ class TokensApi:
         self.rate.spend(principal.token_id)
         return principal
 
-    async def _document(self, request: web.Request) -> dict[str, Any]:
-        return (await self.exchanges.receive_json(request, self.limits)).document
+    async def _sent(self, request: web.Request, act: str) -> tuple[Principal, Body]:
+        """Who asks, and the body: while it came, the token that asks can have been deleted."""
+        principal = await self._manager(request, act)
+        sent = await self.exchanges.receive_json(request, self.limits)
+        if sent.raw:
+            event = request[EVENT]
+            principal = event.principal = await self.authenticator.principal(
+                request[HEAD].authorization, event.client
+            )
+        return principal, sent
+
+    async def _secret_wanted(self, request: web.Request, act: str) -> tuple[Principal, Body]:
+        """A request for a secret, which nobody asks for in another's name. Raises: Problem "on-behalf-of"."""
+        principal, sent = await self._sent(request, act)
+        asked.refuse_on_behalf(sent.keys | request[TARGET].query_names)
+        asked.refuse_acting_headers(request.headers)
+        asked.refuse_unknown(request.query, NOTHING)
+        return principal, sent
+
+    async def _told(
+        self, request: web.Request, act: str, known: frozenset[str]
+    ) -> tuple[Principal, dict[str, Any]]:
+        principal, sent = await self._sent(request, act)
+        asked.refuse_unknown(request.query, NOTHING)
+        asked.refuse_unknown(sent.document, known)
+        return principal, sent.document
+
+    async def _many(
+        self, request: web.Request, act: str, more: frozenset[str]
+    ) -> tuple[Which, Principal, dict[str, Any]]:
+        principal, document = await self._told(request, act, more.union(asked.SELECTORS))
+        if not _administers(principal):
+            raise Problem("denied", "Only an administrator of a network acts on many tokens at once.")
+        which = asked.read_selection(document, principal)
+        request[EVENT].subject = which.owner_id or which.made_by  # of the tokens each row says who and when
+        return which, principal, document
 
     async def _reachable(self, principal: Principal, accounts: tuple[str, ...] | None) -> None:
         """Refuse a subset that names an account its owner does not reach."""
@@ -133,27 +223,24 @@ class TokensApi:
             if stored is None or stored.network != own.id:
                 raise asked.invalid("accounts", f"holds {key}, which is not an account of yours")
 
-    async def _visible(self, principal: Principal, token_id: str) -> TokenRow:
-        row = await self.store.token(token_id)
+    async def _visible(self, principal: Principal, request: web.Request) -> TokenRow:
+        row = await self.store.token(request.match_info["id"])
         owner = None if row is None else await self.store.user(row.owner_id)
         if row is None or owner is None or not sees(principal, owner):
             raise Problem("not-found", "There is no such token.")
+        request[EVENT].subject = row.id
         return row
 
-    async def _reason(self, request: web.Request) -> str:
-        document = await self._document(request)
-        asked.refuse_unknown(document, frozenset({"reason"}))
-        reason = document.get("reason", "")
-        if not isinstance(reason, str) or len(reason) > MAX_REASON_CHARS or not (reason or "-").isprintable():
-            raise asked.invalid(
-                "reason", f"has to be printable text of at most {MAX_REASON_CHARS} characters"
-            )
-        if scrub(reason) != reason:
-            raise asked.invalid("reason", "holds a token, or a piece of one")
-        return reason
+    async def _made(self, row: TokenRow, text: str) -> web.Response:
+        answer = {"id": row.id, "token": text} | await self._shown(row)
+        return _json(answer, 201, {"Location": f"/admin/api/tokens/{row.id}"})
 
-    def _shown(self, row: TokenRow) -> dict[str, object]:
-        """A token as its owner and administrators see it."""
+    async def _shown(self, row: TokenRow) -> dict[str, object]:
+        used = await self.store.uses([row.id], now=self.clock())
+        return self._listed(row, used.get(row.id))
+
+    def _listed(self, row: TokenRow, used: UseRow | None) -> dict[str, object]:
+        """A token as its owner and administrators see it. What was used in the last few seconds may not show yet."""
         return {
             "id": row.id,
             "description": row.description,
@@ -162,6 +249,11 @@ class TokensApi:
             "owner": row.owner_id,
             "created_at": rfc3339(row.created_at),
             "expires_at": rfc3339(row.expires_at),
+            "not_before": _moment(row.not_before),
+            "rotated_at": _moment(row.rotated_at),
+            "overlap_until": _moment(row.earlier_until),
+            "paused_at": _moment(row.paused_at),
+            "paused_by": row.paused_by,
             "exposed_at": _moment(row.exposed_at),
             "rotate_by": _moment(row.rotate_by),
             "deleted_at": _moment(row.deleted_at),
@@ -172,6 +264,12 @@ class TokensApi:
             "bootstrap": row.bootstrap,
             "allowed_networks": None if row.networks is None else [*row.networks],
             "accounts": None if row.accounts is None else [*row.accounts],
+            "last_used_at": None if used is None else rfc3339(used.at),
+            "last_used_from": None if used is None else used.network,
+            "last_used_for": None if used is None else used.operation,
+            "old_secret_used_at": None if used is None else _moment(used.earlier_at),
+            "uses_24h": 0 if used is None else used.in_24h,
+            "uses_30d": 0 if used is None else used.in_30d,
         }
 
 
@@ -180,13 +278,39 @@ def make_app(tokens: TokensApi) -> web.Application:
     app = web.Application()
     app.router.add_post("/api/tokens", tokens.create)
     app.router.add_get("/api/tokens", tokens.list, allow_head=False)
+    app.router.add_post("/api/tokens/pause", tokens.pause_many)
+    app.router.add_post("/api/tokens/delete", tokens.delete_many)
     app.router.add_get("/api/tokens/{id}", tokens.show, allow_head=False)
     app.router.add_delete("/api/tokens/{id}", tokens.delete)
+    app.router.add_post("/api/tokens/{id}/rotate", tokens.rotate)
+    app.router.add_post("/api/tokens/{id}/pause", tokens.pause)
+    app.router.add_post("/api/tokens/{id}/resume", tokens.resume)
+    for others in ("users", "owners", "accounts"):
+        app.router.add_post(f"/api/{others}/{{id}}/tokens", tokens.for_another)
     return app
 
 
 def _administers(principal: Principal) -> bool:
     return principal.owner.administrator and principal.owner.account.kind == "network"
+
+
+def _once(request: web.Request, principal: Principal, sent: Body) -> Once | None:
+    """The request behind its Idempotency-Key: of this owner, by this token, to this path, with this body."""
+    whose = (principal.owner.id, principal.token_id, request[TARGET].path)
+    return once(request.headers.getall("Idempotency-Key", []), whose=whose, body=sent.raw)
+
+
+def _many(page: Page[str]) -> web.Response:
+    return _json({"tokens": [*page.rows], "more": page.next is not None})
+
+
+def _reason(document: dict[str, Any]) -> str:
+    reason = document.get("reason", "")
+    if not isinstance(reason, str) or len(reason) > MAX_REASON_CHARS or not (reason or "-").isprintable():
+        raise asked.invalid("reason", f"has to be printable text of at most {MAX_REASON_CHARS} characters")
+    if scrub(reason) != reason:
+        raise asked.invalid("reason", "holds a token, or a piece of one")
+    return reason
 
 
 def _limit(text: str | None) -> int:

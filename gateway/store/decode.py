@@ -11,14 +11,16 @@ from ipaddress import ip_network
 from typing import Any, TypeVar
 
 from gateway.model import ACCOUNT_KINDS, ROLES, SCOPES, Account
-from gateway.store.rows import CredentialRow, TokenRow, UserRow
+from gateway.store.rows import CredentialRow, Kept, TokenRow, UseRow, UserRow
+from gateway.store.tally import DAY_S, HOUR_S, Tally
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
 
 TOKEN = """t.id, t.owner_id, t.description, t.scopes, t.created_at, t.expires_at, t.paused_at, t.exposed_at,
     t.rotate_by, t.deleted_at, t.deleted_by, t.delete_reason, t.made_by, t.outlives_maker, t.bootstrap,
-    t.accounts, t.networks"""
+    t.accounts, t.networks, t.not_before, t.paused_by, t.rotated_at, t.earlier_until"""
+TOKEN_COLUMNS = TOKEN.count(",") + 1
 USER = "u.id, u.email, a.kind, a.id, a.network, u.role, u.administrator, u.active, u.created_at"
 USERS = "users AS u JOIN accounts AS a ON a.kind = u.account_kind AND a.id = u.account_id"
 
@@ -37,6 +39,7 @@ def token_row(row: Row) -> TokenRow:
     (
         token_id, owner_id, description, scopes, created_at, expires_at, paused_at, exposed_at, rotate_by,
         deleted_at, deleted_by, delete_reason, made_by, outlives_maker, bootstrap, accounts, networks,
+        not_before, paused_by, rotated_at, earlier_until,
     ) = row  # fmt: skip
     return TokenRow(
         id=_text(token_id),
@@ -45,17 +48,21 @@ def token_row(row: Row) -> TokenRow:
         scopes=_scopes(_text(scopes)),
         created_at=_whole(created_at),
         expires_at=_whole(expires_at),
-        paused_at=None if paused_at is None else _whole(paused_at),
-        exposed_at=None if exposed_at is None else _whole(exposed_at),
-        rotate_by=None if rotate_by is None else _whole(rotate_by),
-        deleted_at=None if deleted_at is None else _whole(deleted_at),
-        deleted_by=None if deleted_by is None else _text(deleted_by),
-        delete_reason=None if delete_reason is None else _text(delete_reason),
-        made_by=None if made_by is None else _text(made_by),
+        paused_at=_perhaps(_whole, paused_at),
+        exposed_at=_perhaps(_whole, exposed_at),
+        rotate_by=_perhaps(_whole, rotate_by),
+        deleted_at=_perhaps(_whole, deleted_at),
+        deleted_by=_perhaps(_text, deleted_by),
+        delete_reason=_perhaps(_text, delete_reason),
+        made_by=_perhaps(_text, made_by),
         outlives_maker=_flag(outlives_maker),
         bootstrap=_flag(bootstrap),
         accounts=_list(accounts),
         networks=_networks(_list(networks)),
+        not_before=_perhaps(_whole, not_before),
+        paused_by=_perhaps(_text, paused_by),
+        rotated_at=_perhaps(_whole, rotated_at),
+        earlier_until=_perhaps(_whole, earlier_until),
     )
 
 
@@ -102,11 +109,43 @@ def credential_row(row: Row) -> CredentialRow:
     return CredentialRow(_text(account), _whole(set_at), sealed)
 
 
+def use_row(row: Row, now: int) -> tuple[str, UseRow]:
+    """A token's id and its last use, from the columns of `uses`. Raises: Unreadable."""
+    token_id, at, network, operation, earlier_at, hours, days = row
+    return _text(token_id), UseRow(
+        at=_whole(at),
+        network=_text(network),
+        operation=_text(operation),
+        earlier_at=_perhaps(_whole, earlier_at),
+        in_24h=tally(hours).total(now // HOUR_S),
+        in_30d=tally(days).total(now // DAY_S),
+    )
+
+
+def kept_row(row: Row) -> tuple[bytes, int, Kept]:
+    """The binding, the end, and the rest of a row of `answers`. Raises: Unreadable."""
+    binding, until, token_id, issued_at, expires_at, sealed = row
+    if type(binding) is not bytes or not isinstance(sealed, bytes | None):
+        raise Unreadable
+    return binding, _whole(until), Kept(_text(token_id), _whole(issued_at), _whole(expires_at), sealed)
+
+
+def tally(packed: object) -> Tally:
+    try:
+        return Tally.unpack(packed)
+    except ValueError:
+        raise Unreadable from None
+
+
 def number(rows: list[Row]) -> int:
     """The one number of a one-row answer. Raises: Unreadable."""
     if not rows:
         raise Unreadable
     return _whole(rows[0][0])
+
+
+def _perhaps(read: Callable[[object], T], value: object) -> T | None:
+    return None if value is None else read(value)
 
 
 def _text(value: object) -> str:

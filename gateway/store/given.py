@@ -9,10 +9,12 @@ import re
 import unicodedata
 from ipaddress import ip_network
 
-from gateway.model import ACCOUNT_KINDS, ROLES, Account
+from gateway.model import ACCOUNT_KINDS, ROLES, Account, Network
 from gateway.problem import Problem
 from gateway.store.rows import MAX_DESCRIPTION_CHARS, MAX_PAGE, MIN_DESCRIPTION_CHARS, folded
 from gateway.tokens import MAX_TIME
+
+MAPPED_BITS = 96  # RFC 4291 section 2.5.5.2
 
 
 def page_limit(limit: int) -> int:
@@ -69,9 +71,23 @@ def account_key(key: str) -> str:
     return key
 
 
+def allowed_network(text: str) -> Network:
+    """A network that a token may be used from; IPv4-mapped IPv6 is the IPv4 it stands for, as clients are.
+
+    Raises: ValueError, also for one whose address lies inside of it and for one of a single link.
+    """
+    network = ip_network(text)
+    if "%" in text:
+        raise ValueError("an address with a zone is one machine's name for it")
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is None or network.prefixlen < MAPPED_BITS:
+        return network
+    return ip_network(f"{mapped}/{network.prefixlen - MAPPED_BITS}")
+
+
 def cidr(text: str) -> str:
     try:
-        return str(ip_network(text))
+        return str(allowed_network(text))
     except ValueError:
         raise Problem("invalid-input", "An allowed network is written as 192.0.2.0/24") from None
 

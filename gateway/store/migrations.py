@@ -101,6 +101,43 @@ STEPS: tuple[tuple[str, ...], ...] = (
         ) STRICT, WITHOUT ROWID
         """,
     ),
+    (
+        "ALTER TABLE tokens ADD COLUMN not_before INTEGER CHECK (not_before IS NULL OR not_before < expires_at)",
+        "ALTER TABLE tokens ADD COLUMN paused_by TEXT CHECK (paused_by IS NULL OR paused_at IS NOT NULL)",
+        "ALTER TABLE tokens ADD COLUMN rotated_at INTEGER",
+        # The secret before the last rotation. One before that is gone: a new rotation ends an earlier overlap.
+        """
+        ALTER TABLE tokens ADD COLUMN earlier_digest BLOB
+            CHECK (earlier_digest IS NULL OR length(earlier_digest) = 32)
+        """,
+        """
+        ALTER TABLE tokens ADD COLUMN earlier_until INTEGER
+            CHECK ((earlier_until IS NULL) = (earlier_digest IS NULL))
+        """,
+        """
+        CREATE UNIQUE INDEX tokens_by_earlier ON tokens (earlier_digest) WHERE earlier_digest IS NOT NULL
+        """,
+        # With all that a state is made of, so that a long history is walked without a look at each row.
+        "DROP INDEX tokens_by_network",
+        """
+        CREATE INDEX tokens_by_network
+            ON tokens (network, seq, deleted_at, expires_at, rotate_by, paused_at, exposed_at)
+        """,
+        # `sealed` is a jti that only an Idempotency-Key opens, and NULL once it was given again or is over.
+        """
+        CREATE TABLE answers (
+            lookup     BLOB PRIMARY KEY CHECK (length(lookup) = 32),
+            binding    BLOB NOT NULL CHECK (length(binding) = 32),
+            sealed     BLOB,
+            token_id   TEXT NOT NULL REFERENCES tokens (id),
+            issued_at  INTEGER NOT NULL,
+            expires_at INTEGER NOT NULL,
+            until      INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID
+        """,
+        "CREATE INDEX answers_by_until ON answers (until)",
+        "CREATE INDEX answers_sealed ON answers (until) WHERE sealed IS NOT NULL",
+    ),
 )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Literal, Protocol, TypeVar, get_args
 
@@ -20,6 +20,8 @@ TOKEN_STATES: tuple[TokenState, ...] = get_args(TokenState)
 MAX_PAGE = 500
 MIN_DESCRIPTION_CHARS, MAX_DESCRIPTION_CHARS = 3, 120
 MAX_REASON_CHARS = 500
+MAX_AT_ONCE = 500
+"""How many tokens one act on many of them reaches, those that die with them aside."""
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -44,6 +46,9 @@ class TokenRow:
     `rotate_by` is when an exposed token stops working; a token whose maker is exposed has one too, without
     being exposed itself. `accounts` are account keys and `networks` CIDRs the token is cut down to; None means
     no such cut, an empty tuple means nothing is left.
+
+    A token that was rotated has a new secret since `rotated_at`; the one before it works until `earlier_until`.
+    `by_earlier` says that the row was found by that earlier secret, and so is about it.
     """
 
     id: str
@@ -63,11 +68,22 @@ class TokenRow:
     bootstrap: bool
     accounts: tuple[str, ...] | None
     networks: tuple[str, ...] | None
+    not_before: int | None = None
+    paused_by: str | None = None
+    rotated_at: int | None = None
+    earlier_until: int | None = None
+    by_earlier: bool = False
 
     @property
     def effective_expiry(self) -> int:
         """The first second in which the token no longer works, deletion aside."""
-        return self.expires_at if self.rotate_by is None else min(self.expires_at, self.rotate_by)
+        ends = self.expires_at if self.rotate_by is None else min(self.expires_at, self.rotate_by)
+        return min(ends, self.earlier_until) if self.by_earlier and self.earlier_until is not None else ends
+
+    @property
+    def issued_at(self) -> int:
+        """When the secret that counts now was made."""
+        return self.created_at if self.rotated_at is None else self.rotated_at
 
     def state(self, now: float) -> TokenState:
         """What the token is at `now`; what is final comes first. `active` and `exposed` ones work."""
@@ -102,6 +118,76 @@ class CredentialRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Use:
+    """What one process saw of a token since it last said so: how often, and the last time, from where, for what.
+
+    `network` is a client's /24 or /48; `earlier_at` is the last use by a secret that was rotated out.
+    """
+
+    token_id: str
+    count: int
+    at: int
+    network: str
+    operation: str
+    earlier_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UseRow:
+    """The last use of a token that anybody saw, and how often it was used in the last 24 hours and 30 days.
+
+    The counts are of whole hours and whole days (UTC), the present one included.
+    """
+
+    at: int
+    network: str
+    operation: str
+    earlier_at: int | None
+    in_24h: int
+    in_30d: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A `jti` kept for an answer that may be lost, readable by whoever knows the Idempotency-Key alone (`once.py`).
+
+    `until` is when it is erased.
+    """
+
+    lookup: bytes
+    binding: bytes
+    text: bytes
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is left of an answer: which token it was about, its times, and its sealed `jti` unless that is gone."""
+
+    token_id: str
+    issued_at: int
+    expires_at: int
+    text: bytes | None
+
+
+class Repeated(Exception):
+    """The Idempotency-Key of a new token was used before, and so nothing was made: ask for the answer kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Which:
+    """Live tokens of a network to act on: by id, of an owner, of an account (kind and id), or made by one token;
+    all of them where nothing is said. `spare` is left alone, unless it is among `ids`."""
+
+    network: str
+    ids: tuple[str, ...] | None = None
+    owner_id: str | None = None
+    account: tuple[str, str] | None = None
+    made_by: str | None = None
+    spare: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Page(Generic[T_co]):
     """Some rows, newest first, and the `after` of the next page; None when there is none."""
 
@@ -118,7 +204,10 @@ class Store(Protocol):
     """
 
     async def find(self, jti_digest: bytes) -> tuple[TokenRow, UserRow] | None:
-        """The token with this SHA-256 of its `jti` and its owner, in whatever state both are. The hot read."""
+        """The token with this SHA-256 of its `jti` and its owner, in whatever state both are. The hot read.
+
+        Found by the secret that it had before it was rotated, the row says so: `by_earlier`.
+        """
 
     async def token(self, token_id: str) -> TokenRow | None:
         """A token by id, in whatever state."""
@@ -137,14 +226,46 @@ class Store(Protocol):
         accounts: Iterable[str] | None = None,
         networks: Iterable[str] | None = None,
         key_id: str | None = None,
+        not_before: int | None = None,
+        sealed: Sealed | None = None,
     ) -> TokenRow:
         """A new token, with an id of its own, created at the store's clock; mint it from the row returned.
 
         `expires_at` is cut down to the maker's effective expiry. Scopes are kept in the order they are shown.
         `key_id` is the key that is to sign it.
+        `sealed` is kept with it, so that `take` finds it.
         Raises: Problem "description-taken"; "invalid-token" when the owner is missing or disabled, or the
-        maker is missing, another owner's, paused, expired or deleted; "invalid-input".
+        maker is missing, another owner's, paused, expired or deleted; "invalid-input". Repeated, before any of
+        these, when the look-up of `sealed` is known.
         """
+
+    async def rotate_token(
+        self,
+        token_id: str,
+        *,
+        owner_id: str,
+        jti_digest: bytes,
+        expires_at: int,
+        overlap_s: int,
+        key_id: str | None = None,
+        sealed: Sealed | None = None,
+    ) -> TokenRow | None:
+        """The owner's token with a new secret; mint it from the row returned. None for an unknown id or owner.
+
+        The secret it had works on for the overlap, never longer than it would have; the one before that ends now.
+        An exposure was the old secret's, and stays with it. `expires_at` is cut down to the maker's, and what it made
+        to it, unless that outlives it.
+        Raises: Problem "token-ended"; "invalid-token" for a disabled owner; "invalid-input". Repeated as above.
+        """
+
+    async def take(self, lookup: bytes, binding: bytes) -> Kept | None:
+        """The answer kept under a look-up; its sealed text is in here once, within its time, while the token lives.
+
+        Raises: Problem "idempotency-key-reused" when it was kept under another binding.
+        """
+
+    async def erase_sealed(self) -> None:
+        """Erase every sealed `jti` whose time is over, and after a day that there was one."""
 
     async def list_tokens(
         self,
@@ -167,10 +288,40 @@ class Store(Protocol):
         Deleting again changes nothing: who was first stays written. Raises: Problem "invalid-input".
         """
 
+    async def pause_token(self, token_id: str, *, by: str, at: int) -> TokenRow | None:
+        """The token, paused. None for an unknown id. Raises: Problem "token-ended", "invalid-input".
+
+        Pausing again changes nothing, but that somebody else takes a pause over from the owner.
+        """
+
+    async def resume_token(self, token_id: str, *, by: str, anybodys: bool, at: int) -> TokenRow | None:
+        """The token, no longer paused. None for an unknown id; again is no change.
+
+        Raises: Problem "token-ended"; "denied" for a pause of somebody else's, unless `anybodys` may be lifted.
+        """
+
+    async def pause_tokens(self, which: Which, *, by: str, at: int) -> Page[str]:
+        """Pause live tokens, at most MAX_AT_ONCE; their ids. `next` is set while there are more. Raises: Problem
+        "invalid-input". What is paused already is not among them."""
+
+    async def delete_tokens(self, which: Which, *, by: str, reason: str = "", at: int) -> Page[str]:
+        """Delete live tokens and what dies with them; ids, bounds and Problems as in `pause_tokens`."""
+
     async def mark_exposed(self, jti_digest: bytes, *, at: int, rotate_by: int) -> TokenRow | None:
         """The token, seen where it should not be, and so to be replaced by `rotate_by`; None for an unknown one.
 
-        The first exposure wins. What the token made ends by then too, unless it outlives it.
+        The first exposure wins. What the token made ends by then too, unless it outlives it. A secret that was
+        rotated out ends by then, and nothing else does.
+        """
+
+    async def add_uses(self, uses: Sequence[Use], *, source: str, number: int) -> None:
+        """Add what one source saw of tokens. A number of a source counts once, and no lower one after it, so that
+        it can be said again when the answer was lost. No writer of anything else ever waits for it."""
+
+    async def uses(self, token_ids: Sequence[str], *, now: float) -> dict[str, UseRow]:
+        """The last use of each of these tokens that has one. At most MAX_PAGE ids.
+
+        Alone of all it raises nothing: what cannot be read is not known, and no list fails because of it.
         """
 
     async def add_account(self, account: Account) -> None:

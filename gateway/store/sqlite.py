@@ -2,7 +2,8 @@
 
 One connection writes, one transaction at a time; two read, so that neither a writer nor a long list ever makes
 `find` wait (WAL readers see the last commit and take no lock that a writer holds). A commit is on the disk
-before it is acknowledged (`synchronous = FULL`): deleting a token is a security statement.
+before it is acknowledged (`synchronous = FULL`): deleting a token is a security statement. Last uses are in a file
+of their own (`uses.py`).
 
 Every statement goes through a connection's own thread, in the order sent. That is what makes cancellation
 safe: the ROLLBACK of a task that was cancelled is queued behind whatever it had begun, before the next BEGIN.
@@ -11,15 +12,15 @@ safe: the ROLLBACK of a task that was cancelled is queued behind whatever it had
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import sqlite3
 import stat
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import aiosqlite
 
@@ -28,6 +29,7 @@ from gateway.model import SCOPES, Account, AccountKind, Clock, Role
 from gateway.problem import Problem
 from gateway.store.decode import (
     TOKEN,
+    TOKEN_COLUMNS,
     USER,
     USERS,
     Row,
@@ -36,6 +38,7 @@ from gateway.store.decode import (
     count_and_time,
     credential_row,
     first,
+    kept_row,
     number,
     texts,
     token_row,
@@ -56,17 +59,61 @@ from gateway.store.given import (
 )
 from gateway.store.migrations import Refused, migrate
 from gateway.store.rows import (
+    MAX_PAGE,
     MAX_REASON_CHARS,
     CredentialRow,
+    Kept,
     KeyUse,
     Page,
+    Sealed,
     TokenRow,
     TokenState,
+    Use,
+    UseRow,
     UserRow,
+    Which,
     folded,
     new_token_id,
     new_user_id,
 )
+from gateway.store.statements import (
+    DELETE,
+    EXPOSE,
+    FIND,
+    FIND_EARLIER,
+    GENERATION,
+    INSERT_TOKEN,
+    OVER,
+    PAUSE,
+    ROTATE,
+    SAME_DESCRIPTION,
+    SHORTEN,
+    SIGNED_WITH,
+    STATE,
+    UNSIGN_EARLIER,
+    USER_BY_ID,
+    as_json,
+    index_of,
+    tokens_page,
+)
+from gateway.store.tally import DAY_S
+from gateway.store.transaction import (
+    ENDED,
+    bump,
+    chosen,
+    end_earlier,
+    ensure_account,
+    longest,
+    maker_expiry,
+    one_token,
+    one_user,
+    refuse_ended,
+    refuse_repeated,
+    rows_of,
+    signed,
+    with_sealed,
+)
+from gateway.store.uses import Uses
 from gateway.tokens import MAX_TIME
 from gateway.tomlfile import ConfigError, Fault
 
@@ -77,33 +124,6 @@ GRACE_S = 1.0  # beyond the busy timeout, until an operation is given up
 ROLLBACK_S = 0.25
 SHOWN = 20
 CHILD_REASON = "the token that made it was deleted"
-
-# Every S608 below joins constants of this file; values are always bound.
-FIND = f"SELECT {TOKEN}, {USER} FROM {USERS} JOIN tokens AS t ON t.owner_id = u.id WHERE t.jti_digest = ?"  # noqa: S608
-
-# The token and all that dies with it: what it made, what that made, and so on. `t.rotate_by` and expiry need no
-# such walk when a token is read: a child's expiry is cut down to its maker's when it is made, an exposure is
-# handed down when it happens, and so is a deletion. The child's own row is the whole truth about it.
-_FAMILY = """
-    WITH RECURSIVE family (id) AS (
-        SELECT id FROM tokens WHERE id = :id
-        UNION
-        SELECT child.id FROM tokens AS child JOIN family ON child.made_by = family.id
-        WHERE child.outlives_maker = 0
-    )
-"""
-
-# As TokenRow.state, each written so that an index on the rare part can serve it.
-_EXPIRY = "min(t.expires_at, coalesce(t.rotate_by, t.expires_at))"
-STATE: dict[TokenState, str] = {
-    "deleted": "t.deleted_at IS NOT NULL",
-    "expired": f"t.deleted_at IS NULL AND {_EXPIRY} <= :now",
-    "paused": f"t.deleted_at IS NULL AND t.paused_at IS NOT NULL AND {_EXPIRY} > :now",
-    "exposed": "t.deleted_at IS NULL AND t.paused_at IS NULL AND t.exposed_at IS NOT NULL "
-    f"AND {_EXPIRY} > :now",
-    "active": f"t.deleted_at IS NULL AND t.paused_at IS NULL AND t.exposed_at IS NULL AND {_EXPIRY} > :now",
-}
-
 
 _CODES = {
     sqlite3.SQLITE_BUSY: "locked by another writer",
@@ -150,10 +170,12 @@ class SqliteStore:
         writer: aiosqlite.Connection,
         finder: aiosqlite.Connection,
         reader: aiosqlite.Connection,
+        uses: Uses,
         epoch: Epoch,
         busy_timeout_s: float,
         clock: Clock,
     ) -> None:
+        self._uses = uses
         self._epoch = epoch
         self._writer = writer
         self._finder = finder
@@ -171,17 +193,18 @@ class SqliteStore:
         """
         # At DEBUG aiosqlite logs every statement with its values.
         logging.getLogger("aiosqlite").setLevel(logging.INFO)
-        opened: list[aiosqlite.Connection] = []
+        opened: list[aiosqlite.Connection | Uses] = []
         try:
             async with asyncio.timeout(2 * (settings.busy_timeout_s + GRACE_S)):
                 path = _private_file(Path(settings.path))
-                for writes in (True, False, False):
-                    opened.append(await _connect(path, settings.busy_timeout_s, writes=writes))
-                    if writes:
-                        await migrate(opened[0])
+                opened.append(writer := await _connect(path, settings.busy_timeout_s, writes=True))
+                await migrate(writer)
+                opened.append(finder := await _connect(path, settings.busy_timeout_s, writes=False))
+                opened.append(reader := await _connect(path, settings.busy_timeout_s, writes=False))
+                opened.append(uses := Uses(path, settings.busy_timeout_s))
             epoch = Epoch(path)
             try:
-                made = cls(opened[0], opened[1], opened[2], epoch, settings.busy_timeout_s, clock)
+                made = cls(writer, finder, reader, uses, epoch, settings.busy_timeout_s, clock)
                 await made._catch_up()
             except BaseException:
                 epoch.close()
@@ -203,7 +226,8 @@ class SqliteStore:
         seen = self._epoch.get()
         if await self.generation() < seen:
             await self._write(
-                "catch_up", lambda db: _rows(db, "UPDATE generation SET value = ? + 1 WHERE one = 1", (seen,))
+                "catch_up",
+                lambda db: rows_of(db, "UPDATE generation SET value = ? + 1 WHERE one = 1", (seen,)),
             )
         else:
             await self.refresh()
@@ -213,7 +237,7 @@ class SqliteStore:
             return
         self._closed = True
         async with self._writing:  # who already waits to write still may
-            for db in (self._finder, self._reader, self._writer):
+            for db in (self._finder, self._reader, self._uses, self._writer):
                 try:
                     await db.close()
                 except sqlite3.Error as error:
@@ -224,9 +248,15 @@ class SqliteStore:
 
     async def find(self, jti_digest: bytes) -> tuple[TokenRow, UserRow] | None:
         def parse(rows: list[Row]) -> tuple[TokenRow, UserRow] | None:
-            return (token_row(rows[0][:17]), user_row(rows[0][17:])) if rows else None
+            return (token_row(rows[0][:TOKEN_COLUMNS]), user_row(rows[0][TOKEN_COLUMNS:])) if rows else None
 
-        return await self._read("find", FIND, (jti_digest,), parse, db=self._finder)
+        found = await self._read("find", FIND, (jti_digest,), parse, db=self._finder)
+        if found is None:
+            # In this order: a rotation in between makes the secret an earlier one, never the other way about.
+            found = await self._read("find", FIND_EARLIER, (jti_digest,), parse, db=self._finder)
+            if found is not None:
+                found = (replace(found[0], by_earlier=True), found[1])
+        return found
 
     async def token(self, token_id: str) -> TokenRow | None:
         sql = f"SELECT {TOKEN} FROM tokens AS t WHERE t.id = ?"  # noqa: S608
@@ -246,6 +276,8 @@ class SqliteStore:
         accounts: Iterable[str] | None = None,
         networks: Iterable[str] | None = None,
         key_id: str | None = None,
+        not_before: int | None = None,
+        sealed: Sealed | None = None,
     ) -> TokenRow:
         now = int(self._clock())
         description = clean_description(description)
@@ -256,9 +288,12 @@ class SqliteStore:
         kept_networks = None if networks is None else tuple(map(cidr, networks))
         if not now < expires_at <= MAX_TIME:
             raise Problem("invalid-input", "A token expires later than now")
+        if not_before is not None and not 0 <= not_before < expires_at:
+            raise Problem("invalid-input", "A token begins before it expires")
 
         async def body(db: aiosqlite.Connection) -> TokenRow:
-            owners = await _rows(
+            await refuse_repeated(db, sealed)
+            owners = await rows_of(
                 db,
                 f"SELECT u.active, a.network FROM {USERS} WHERE u.id = ?",  # noqa: S608
                 (bindable(owner_id),),
@@ -267,24 +302,100 @@ class SqliteStore:
                 raise Problem("invalid-token", "The owner of the token is not active")
             ends = expires_at
             if made_by is not None:
-                ends = min(ends, await _maker_expiry(db, made_by, owner_id, now))
-            if await _rows(db, _SAME_DESCRIPTION, (owner_id, folded(description), now, now)):
+                ends = min(ends, await maker_expiry(db, made_by, owner_id, now))
+            if not_before is not None and not_before >= ends:
+                raise Problem("invalid-input", "A token begins before it expires, and before its maker does")
+            if await rows_of(db, SAME_DESCRIPTION, (owner_id, folded(description), now, now)):
                 raise Problem("description-taken")
-            await _bump(db)
-            made = await _rows(
+            # The epoch stays: nobody can remember anything of a token that was not there.
+            made = await rows_of(
                 db,
-                _INSERT_TOKEN,
+                INSERT_TOKEN,
                 (
                     new_token_id(), jti_digest, owner_id, owners[0][1], description, folded(description),
                     " ".join(scope for scope in SCOPES if scope in granted), now, ends, made_by,
-                    outlives_maker, bootstrap, _json(kept_accounts), _json(kept_networks),
+                    outlives_maker, bootstrap, as_json(kept_accounts), as_json(kept_networks), not_before,
                 ),
             )  # fmt: skip
-            if key_id is not None:
-                await _rows(db, _SIGNED, (jti_digest, key_id))
-            return token_row(made[0])
+            await signed(db, jti_digest, key_id)
+            return await with_sealed(db, token_row(made[0]), sealed)
 
         return await self._write("create_token", body)
+
+    async def rotate_token(
+        self,
+        token_id: str,
+        *,
+        owner_id: str,
+        jti_digest: bytes,
+        expires_at: int,
+        overlap_s: int,
+        key_id: str | None = None,
+        sealed: Sealed | None = None,
+    ) -> TokenRow | None:
+        now = int(self._clock())
+        if not now < expires_at <= MAX_TIME:
+            raise Problem("invalid-input", "A token expires later than now")
+        if overlap_s < 0:
+            raise Problem("invalid-input", "An overlap is not negative")
+
+        async def body(db: aiosqlite.Connection) -> TokenRow | None:
+            await refuse_repeated(db, sealed)
+            row = await one_token(db, bindable(token_id))
+            if row is None or row.owner_id != owner_id:
+                return None
+            if not (await one_user(db, owner_id)).active:
+                raise Problem("invalid-token", "The owner of the token is not active")
+            refuse_ended(row, now)
+            ends = min(expires_at, await longest(db, row))
+            if ends <= now:
+                raise Problem("token-ended", "The token that made this one has ended.")
+            if row.not_before is not None and row.not_before >= ends:
+                raise Problem("invalid-input", "A token begins before it expires")
+            until = min(now + overlap_s, row.effective_expiry, ends)
+            values = {"id": row.id, "digest": jti_digest, "until": until, "now": now, "ends": ends}
+            await rows_of(db, UNSIGN_EARLIER, {"id": row.id})
+            made = await rows_of(db, ROTATE, values)
+            await signed(db, jti_digest, key_id)
+            if ends < row.expires_at:
+                await rows_of(db, SHORTEN, {"id": row.id, "ids": as_json([row.id]), "ends": ends})
+            await bump(db)
+            return await with_sealed(db, token_row(made[0]), sealed)
+
+        return await self._write("rotate_token", body)
+
+    async def take(self, lookup: bytes, binding: bytes) -> Kept | None:
+        now = int(self._clock())
+
+        async def body(db: aiosqlite.Connection) -> Kept | None:
+            sql = """SELECT binding, until, token_id, issued_at, expires_at, sealed
+                     FROM answers WHERE lookup = ?"""
+            found = await rows_of(db, sql, (lookup,))
+            if not found:
+                return None
+            bound, until, kept = kept_row(found[0])
+            if bound != binding:
+                raise Problem("idempotency-key-reused")
+            await rows_of(db, "UPDATE answers SET sealed = NULL WHERE lookup = ?", (lookup,))
+            token = await one_token(db, kept.token_id)
+            lost = token is None or now >= until or token.state(now) in ENDED
+            return replace(kept, text=None) if lost else kept
+
+        return await self._write("take", body)
+
+    async def erase_sealed(self) -> None:
+        now = int(self._clock())
+        # A look first: a write that finds nothing to do would still make a writer of every process wait.
+        if not await self._read("erase_sealed", OVER, {"now": now, "old": now - DAY_S}, bool):
+            return
+
+        async def body(db: aiosqlite.Connection) -> None:
+            await rows_of(
+                db, "UPDATE answers SET sealed = NULL WHERE sealed IS NOT NULL AND until <= ?", (now,)
+            )
+            await rows_of(db, "DELETE FROM answers WHERE until <= ?", (now - DAY_S,))
+
+        await self._write("erase_sealed", body)
 
     async def list_tokens(
         self,
@@ -314,55 +425,135 @@ class SqliteStore:
             place = "SELECT t.seq FROM tokens AS t WHERE " + " AND ".join(["t.id = :after", *whose])  # noqa: S608
             values["seq"] = await self._place("list_tokens", place, values | {"after": bindable(after)})
             where.append("t.seq < :seq")
-        sql = tokens_page(where)
+        sql = tokens_page(where, index_of(owner_id is not None, network is not None, state))
         rows = await self._read("list_tokens", sql, values, lambda found: list(map(token_row, found)))
         return _page(rows, limit)
 
     async def delete_token(self, token_id: str, *, by: str, reason: str = "", at: int) -> TokenRow | None:
         check_prose(by, "name of who deletes", 1, MAX_REASON_CHARS)
         check_prose(reason, "reason", 0, MAX_REASON_CHARS)
-        values: dict[str, Any] = {
-            "id": bindable(token_id), "by": by, "reason": reason, "inherited": CHILD_REASON, "at": when(at)
-        }  # fmt: skip
+        key, values = bindable(token_id), _deletion(by, reason, when(at))
 
         async def body(db: aiosqlite.Connection) -> TokenRow | None:
-            if await _rows(db, _DELETE, values):
-                await _bump(db)
-            return await _one_token(db, values["id"])
+            if await rows_of(db, DELETE, values | {"ids": as_json([key])}):
+                await bump(db)
+            return await one_token(db, key)
 
         return await self._write("delete_token", body)
 
+    async def delete_tokens(self, which: Which, *, by: str, reason: str = "", at: int) -> Page[str]:
+        check_prose(by, "name of who deletes", 1, MAX_REASON_CHARS)
+        check_prose(reason, "reason", 0, MAX_REASON_CHARS)
+        values = _deletion(by, reason, when(at))
+
+        async def body(db: aiosqlite.Connection) -> Page[str]:
+            page = await chosen(db, which, [], values)
+            if page.rows:
+                await rows_of(db, DELETE, values | {"ids": as_json(page.rows)})
+                await bump(db)
+            return page
+
+        return await self._write("delete_tokens", body)
+
+    async def pause_token(self, token_id: str, *, by: str, at: int) -> TokenRow | None:
+        check_prose(by, "name of who pauses", 1, MAX_REASON_CHARS)
+        key = bindable(token_id)
+
+        async def body(db: aiosqlite.Connection) -> TokenRow | None:
+            row = await one_token(db, key)
+            if row is None:
+                return None
+            refuse_ended(row, at)
+            if row.paused_at is None or (row.paused_by == row.owner_id != by):
+                await rows_of(db, PAUSE, {"ids": as_json([key]), "by": by, "at": when(at)})
+                await bump(db)
+            return await one_token(db, key)
+
+        return await self._write("pause_token", body)
+
+    async def resume_token(self, token_id: str, *, by: str, anybodys: bool, at: int) -> TokenRow | None:
+        key = bindable(token_id)
+
+        async def body(db: aiosqlite.Connection) -> TokenRow | None:
+            row = await one_token(db, key)
+            if row is None:
+                return None
+            refuse_ended(row, at)
+            if row.paused_at is None:
+                return row
+            if row.paused_by != by and not anybodys:
+                raise Problem("denied", "An administrator paused this token: it is theirs to resume.")
+            await rows_of(db, "UPDATE tokens SET paused_at = NULL, paused_by = NULL WHERE id = ?", (key,))
+            await bump(db)
+            return await one_token(db, key)
+
+        return await self._write("resume_token", body)
+
+    async def pause_tokens(self, which: Which, *, by: str, at: int) -> Page[str]:
+        check_prose(by, "name of who pauses", 1, MAX_REASON_CHARS)
+        values: dict[str, Any] = {"by": by, "at": when(at)}
+        unpaused = "(t.paused_at IS NULL OR (t.paused_by = t.owner_id AND t.owner_id <> :by))"
+
+        async def body(db: aiosqlite.Connection) -> Page[str]:
+            page = await chosen(db, which, [unpaused], values)
+            if page.rows:
+                await rows_of(db, PAUSE, values | {"ids": as_json(page.rows)})
+                await bump(db)
+            return page
+
+        return await self._write("pause_tokens", body)
+
     async def mark_exposed(self, jti_digest: bytes, *, at: int, rotate_by: int) -> TokenRow | None:
         async def body(db: aiosqlite.Connection) -> TokenRow | None:
-            found = await _rows(db, "SELECT id, exposed_at FROM tokens WHERE jti_digest = ?", (jti_digest,))
+            found = await rows_of(db, "SELECT id, exposed_at FROM tokens WHERE jti_digest = ?", (jti_digest,))
             if not found:
-                return None
+                return await end_earlier(db, jti_digest, when(rotate_by))
             token_id, exposed_at = found[0]
             if exposed_at is None:
-                values = {"id": token_id, "at": when(at), "rotate_by": when(rotate_by)}
-                await _rows(db, _EXPOSE, values)
-                await _bump(db)
-            return await _one_token(db, token_id)
+                values = {
+                    "id": token_id, "ids": as_json([token_id]), "at": when(at), "rotate_by": when(rotate_by)
+                }  # fmt: skip
+                await rows_of(db, EXPOSE, values)
+                await bump(db)
+            return await one_token(db, token_id)
 
         return await self._write("mark_exposed", body)
+
+    async def add_uses(self, uses: Sequence[Use], *, source: str, number: int) -> None:
+        if self._closed:
+            raise Problem("store-unavailable")
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                await self._uses.add(uses, source, number, int(self._clock()))
+        except _FAULTS as error:
+            raise _unavailable("add_uses", error) from None
+
+    async def uses(self, token_ids: Sequence[str], *, now: float) -> dict[str, UseRow]:
+        ids = [bindable(token_id) for token_id in token_ids[:MAX_PAGE]]
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return {} if self._closed or not ids else await self._uses.of(ids, int(now))
+        except _FAULTS as error:
+            _unavailable("uses", error)
+            return {}
 
     # --- signing keys and upstream credentials
 
     async def signed_with(self, key_id: str, *, now: float) -> KeyUse:
         values = {"key": bindable(key_id), "now": int(now)}
-        counted = f"SELECT count(*), max({_EXPIRY}) {_SIGNED_WITH}"
-        some = f"SELECT t.id {_SIGNED_WITH} ORDER BY t.seq DESC LIMIT {SHOWN}"
+        counted = f"SELECT count(DISTINCT id), max(until) FROM ({SIGNED_WITH})"  # noqa: S608
+        some = f"SELECT id FROM ({SIGNED_WITH}) GROUP BY id ORDER BY max(seq) DESC LIMIT {SHOWN}"  # noqa: S608
         live, until = await self._read("signed_with", counted, values, count_and_time)
         return KeyUse(live, until, await self._read("signed_with", some, values, texts))
 
     async def end_verdicts(self) -> None:
-        await self._write("end_verdicts", _bump)
+        await self._write("end_verdicts", bump)
 
     async def set_credential(self, account: str, sealed: bytes, *, at: int) -> None:
         values = (account_key(account), sealed, when(at))
 
         async def body(db: aiosqlite.Connection) -> None:
-            await _rows(
+            await rows_of(
                 db,
                 """INSERT INTO credentials (account, sealed, set_at) VALUES (?, ?, ?)
                    ON CONFLICT (account) DO UPDATE SET sealed = excluded.sealed, set_at = excluded.set_at""",
@@ -374,7 +565,7 @@ class SqliteStore:
     async def delete_credential(self, account: str) -> bool:
         async def body(db: aiosqlite.Connection) -> bool:
             sql = "DELETE FROM credentials WHERE account = ? RETURNING 1"
-            return bool(await _rows(db, sql, (bindable(account),)))
+            return bool(await rows_of(db, sql, (bindable(account),)))
 
         return await self._write("delete_credential", body)
 
@@ -386,7 +577,7 @@ class SqliteStore:
 
     async def add_account(self, account: Account) -> None:
         check_account(account)
-        await self._write("add_account", lambda db: _ensure_account(db, account))
+        await self._write("add_account", lambda db: ensure_account(db, account))
 
     async def account(self, kind: AccountKind, account_id: str) -> Account | None:
         sql = "SELECT kind, id, network FROM accounts WHERE kind = ? AND id = ?"
@@ -401,24 +592,24 @@ class SqliteStore:
         now = int(self._clock())
 
         async def body(db: aiosqlite.Connection) -> UserRow:
-            if await _rows(db, "SELECT 1 FROM users WHERE email = ?", (address,)):
+            if await rows_of(db, "SELECT 1 FROM users WHERE email = ?", (address,)):
                 raise Problem("invalid-input", "Another user has this e-mail address")
-            await _ensure_account(db, account)
+            await ensure_account(db, account)
             user_id = new_user_id()
-            await _rows(
+            await rows_of(
                 db,
                 """INSERT INTO users
                        (id, email, account_kind, account_id, role, administrator, active, created_at)
                    VALUES (?, ?, ?, ?, ?, ?, 1, ?)""",
                 (user_id, address, account.kind, account.id, role, administrator, now),
             )
-            await _bump(db)
-            return await _one_user(db, user_id)
+            await bump(db)
+            return await one_user(db, user_id)
 
         return await self._write("add_user", body)
 
     async def user(self, user_id: str) -> UserRow | None:
-        return await self._read("user", _USER_BY_ID, (bindable(user_id),), first(user_row))
+        return await self._read("user", USER_BY_ID, (bindable(user_id),), first(user_row))
 
     async def user_by_email(self, email: str) -> UserRow | None:
         sql = f"SELECT {USER} FROM {USERS} WHERE u.email = ?"  # noqa: S608
@@ -454,25 +645,25 @@ class SqliteStore:
         key = bindable(user_id)
 
         async def body(db: aiosqlite.Connection) -> UserRow | None:
-            if not await _rows(db, "SELECT 1 FROM users WHERE id = ?", (key,)):
+            if not await rows_of(db, "SELECT 1 FROM users WHERE id = ?", (key,)):
                 return None
             if account is not None:
-                await _ensure_account(db, account)
-                await _rows(
+                await ensure_account(db, account)
+                await rows_of(
                     db,
                     "UPDATE users SET account_kind = ?, account_id = ? WHERE id = ?",
                     (account.kind, account.id, key),
                 )
                 moved = (account.network, key, account.network)
-                await _rows(db, "UPDATE tokens SET network = ? WHERE owner_id = ? AND network <> ?", moved)
-            await _rows(
+                await rows_of(db, "UPDATE tokens SET network = ? WHERE owner_id = ? AND network <> ?", moved)
+            await rows_of(
                 db,
                 """UPDATE users SET active = coalesce(?, active), role = coalesce(?, role),
                        administrator = coalesce(?, administrator) WHERE id = ?""",
                 (active, role, administrator, key),
             )
-            await _bump(db)
-            return await _one_user(db, key)
+            await bump(db)
+            return await one_user(db, key)
 
         return await self._write("set_user", body)
 
@@ -483,7 +674,7 @@ class SqliteStore:
 
         async def body(db: aiosqlite.Connection) -> bool:
             return bool(
-                await _rows(db, "UPDATE users SET password_hash = ? WHERE id = ? RETURNING 1", values)
+                await rows_of(db, "UPDATE users SET password_hash = ? WHERE id = ? RETURNING 1", values)
             )
 
         return await self._write("set_password", body)
@@ -495,10 +686,10 @@ class SqliteStore:
         self._epoch.set(await self.generation())
 
     async def generation(self) -> int:
-        return await self._read("generation", _GENERATION, (), number, db=self._finder)
+        return await self._read("generation", GENERATION, (), number, db=self._finder)
 
     async def ping(self) -> None:
-        await self._read("ping", _GENERATION, (), number)
+        await self._read("ping", GENERATION, (), number)
 
     async def _read(
         self,
@@ -514,7 +705,7 @@ class SqliteStore:
             raise Problem("store-unavailable")
         try:
             async with asyncio.timeout(self._deadline_s):
-                rows = await _rows(db, sql, values)
+                rows = await rows_of(db, sql, values)
             return parse(rows)
         except TimeoutError as error:
             # Whoever is queued behind began later: this cuts short only what is over its time itself.
@@ -546,7 +737,7 @@ class SqliteStore:
                         await db.rollback()
                     await db.execute_fetchall("BEGIN IMMEDIATE")
                     result = await body(db)
-                    generation = number(await _rows(db, _GENERATION, ()))
+                    generation = number(await rows_of(db, GENERATION, ()))
                     await db.execute_fetchall("COMMIT")
                 except BaseException:
                     await _roll_back(db)
@@ -557,94 +748,6 @@ class SqliteStore:
             raise _unavailable(operation, error) from None
 
 
-# --- statements
-
-_USER_BY_ID = f"SELECT {USER} FROM {USERS} WHERE u.id = ?"  # noqa: S608
-_GENERATION = "SELECT value FROM generation WHERE one = 1"
-
-_SAME_DESCRIPTION = """
-    SELECT 1 FROM tokens
-    WHERE owner_id = ? AND folded = ? AND deleted_at IS NULL
-      AND expires_at > ? AND (rotate_by IS NULL OR rotate_by > ?)
-    LIMIT 1
-"""
-_INSERT_TOKEN = f"""
-    INSERT INTO tokens AS t
-        (id, jti_digest, owner_id, network, description, folded, scopes, created_at, expires_at, made_by,
-         outlives_maker, bootstrap, accounts, networks)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-    RETURNING {TOKEN.replace("t.", "")}
-"""  # noqa: S608
-_SIGNED = "INSERT INTO signatures (jti_digest, key_id) VALUES (?, ?)"
-_SIGNED_WITH = f"""
-    FROM tokens AS t LEFT JOIN signatures AS s ON s.jti_digest = t.jti_digest
-    WHERE (s.key_id = :key OR s.key_id IS NULL) AND t.deleted_at IS NULL AND {_EXPIRY} > :now
-"""
-_DELETE = f"""
-    {_FAMILY}
-    UPDATE tokens SET deleted_at = :at, deleted_by = :by,
-        delete_reason = CASE WHEN id = :id THEN :reason ELSE :inherited END
-    WHERE id IN (SELECT id FROM family) AND deleted_at IS NULL
-    RETURNING 1
-"""  # noqa: S608
-_EXPOSE = f"""
-    {_FAMILY}
-    UPDATE tokens SET
-        exposed_at = CASE WHEN id = :id THEN :at ELSE exposed_at END,
-        rotate_by = min(:rotate_by, coalesce(rotate_by, :rotate_by))
-    WHERE id IN (SELECT id FROM family)
-"""  # noqa: S608
-
-
-def tokens_page(where: Sequence[str]) -> str:
-    """The statement behind a page of tokens, from constant conditions."""
-    filters = " AND ".join(where) or "1"
-    return f"SELECT {TOKEN} FROM tokens AS t WHERE {filters} ORDER BY t.seq DESC LIMIT :limit"  # noqa: S608
-
-
-async def _rows(db: aiosqlite.Connection, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[Row]:
-    """Every row of one statement, in one hop to the connection's thread."""
-    # aiosqlite's annotation leaves out the named style, which sqlite3 takes as well.
-    return cast(list[Row], await db.execute_fetchall(sql, cast(Iterable[Any], values)))
-
-
-async def _bump(db: aiosqlite.Connection) -> None:
-    number(await _rows(db, "UPDATE generation SET value = value + 1 WHERE one = 1 RETURNING value"))
-
-
-async def _one_token(db: aiosqlite.Connection, token_id: str) -> TokenRow | None:
-    return first(token_row)(
-        await _rows(db, f"SELECT {TOKEN} FROM tokens AS t WHERE t.id = ?", (token_id,))  # noqa: S608
-    )
-
-
-async def _one_user(db: aiosqlite.Connection, user_id: str) -> UserRow:
-    found = first(user_row)(await _rows(db, _USER_BY_ID, (user_id,)))
-    if found is None:
-        raise Unreadable
-    return found
-
-
-async def _maker_expiry(db: aiosqlite.Connection, maker_id: str, owner_id: str, now: int) -> int:
-    """When a maker that may make tokens now ends. Raises: Problem "invalid-token" for any other."""
-    maker = await _one_token(db, bindable(maker_id))
-    # A paused one cannot have authenticated; it was paused since.
-    if maker is None or maker.owner_id != owner_id or maker.state(now) not in ("active", "exposed"):
-        raise Problem("invalid-token", "The token that makes this one is no longer accepted")
-    return MAX_TIME if maker.bootstrap else maker.effective_expiry  # a bootstrap token stands for a sign-in
-
-
-async def _ensure_account(db: aiosqlite.Connection, account: Account) -> None:
-    sql = "SELECT network FROM accounts WHERE kind = ? AND id = ?"
-    kept = await _rows(db, sql, (account.kind, account.id))
-    if kept and kept[0][0] != account.network:
-        raise Problem("invalid-input", f"{account.key} is already kept as belonging to another network")
-    if not kept:
-        sql = "INSERT INTO accounts (kind, id, network) VALUES (?, ?, ?)"
-        await _rows(db, sql, (account.kind, account.id, account.network))
-        await _bump(db)  # which accounts a network's users may reach has changed
-
-
 async def _roll_back(db: aiosqlite.Connection) -> None:
     """End the transaction, if one is open. Waits a moment only: it is queued, and so will come first."""
     try:
@@ -652,6 +755,10 @@ async def _roll_back(db: aiosqlite.Connection) -> None:
             await db.rollback()
     except (sqlite3.Error, TimeoutError) as error:
         log.error("store-rollback cause=%r", cause(error))
+
+
+def _deletion(by: str, reason: str, at: int) -> dict[str, Any]:
+    return {"by": by, "reason": reason, "inherited": CHILD_REASON, "at": at}
 
 
 # --- the file
@@ -679,6 +786,7 @@ async def _connect(path: Path, busy_timeout_s: float, *, writes: bool) -> aiosql
         if writes:
             await _use_wal(db, busy_timeout_s)
             await db.execute_fetchall("PRAGMA synchronous = FULL")
+            await db.execute_fetchall("PRAGMA secure_delete = ON")  # what is erased is overwritten
         else:
             await db.execute_fetchall("PRAGMA query_only = ON")
     except BaseException:
@@ -692,7 +800,7 @@ async def _use_wal(db: aiosqlite.Connection, busy_timeout_s: float) -> None:
     give_up = time.monotonic() + busy_timeout_s
     while True:
         try:
-            mode = await _rows(db, "PRAGMA journal_mode = WAL")
+            mode = await rows_of(db, "PRAGMA journal_mode = WAL")
             break
         except sqlite3.OperationalError as error:
             busy = getattr(error, "sqlite_errorcode", -1) & 0xFF == sqlite3.SQLITE_BUSY
@@ -707,7 +815,3 @@ def _page(rows: list[Any], limit: int) -> Page[Any]:
     """One row more than asked for was read: it says whether there is a next page."""
     kept = tuple(rows[: page_limit(limit)])
     return Page(kept, kept[-1].id if len(rows) > len(kept) else None)
-
-
-def _json(items: Sequence[str] | None) -> str | None:
-    return None if items is None else json.dumps(items)

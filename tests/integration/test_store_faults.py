@@ -27,10 +27,10 @@ import pytest
 from gateway import config
 from gateway.model import Account
 from gateway.problem import Problem
-from gateway.store import Store, open_store
+from gateway.store import Store, Which, open_store
 from gateway.store.decode import TOKEN
 from gateway.store.migrations import STEPS
-from gateway.store.sqlite import FIND, STATE, SqliteStore, tokens_page
+from gateway.store.sqlite import FIND, FIND_EARLIER, STATE, SqliteStore, chosen_tokens, index_of, tokens_page
 from gateway.tokens import jti_digest, new_jti
 from gateway.tomlfile import ConfigError
 
@@ -334,7 +334,7 @@ async def test_no_value_is_logged_even_when_everything_is(
 # --- migrations
 
 
-RELEASED = ("202f22e7b396bf39", "b1ccfd62e853d47b")
+RELEASED = ("202f22e7b396bf39", "b1ccfd62e853d47b", "40f5fe826c666fde")
 
 
 def test_a_released_step_is_never_edited_only_followed() -> None:
@@ -517,20 +517,34 @@ async def test_with_twenty_thousand_tokens_every_question_goes_by_an_index(
     assert hot.count("SEARCH") == 3
     assert "SCAN" not in hot
     assert "sqlite_autoindex_tokens_2 (jti_digest=?)" in hot
-    for where, index in (
-        (["t.owner_id = :owner"], "tokens_by_owner (owner_id=?)"),
-        (["t.owner_id = :owner", "t.seq < :seq"], "tokens_by_owner (owner_id=? AND seq<?)"),
-        (["t.network = :network"], "tokens_by_network (network=?)"),
-        (["t.network = :network", "t.seq < :seq"], "tokens_by_network (network=? AND seq<?)"),
-        (["t.network = :network", STATE["active"]], "tokens_by_network (network=?)"),
-        (["t.network = :network", STATE["exposed"]], "tokens_exposed (network=?)"),
-        (["t.network = :network", STATE["paused"], "t.seq < :seq"], "tokens_paused (network=? AND seq<?)"),
+    earlier = await plan(store, FIND_EARLIER, (b"",))
+    assert earlier.count("SEARCH") == 3
+    assert "tokens_by_earlier (earlier_digest=?)" in earlier
+    one, many, older = ["t.owner_id = :owner"], ["t.network = :network"], ["t.seq < :seq"]
+    for where, state, index in (
+        (one, None, "tokens_by_owner (owner_id=?)"),
+        (one + many, "expired", "tokens_by_owner (owner_id=?)"),
+        (one + older, None, "tokens_by_owner (owner_id=? AND seq<?)"),
+        (many, None, "tokens_by_network (network=?)"),
+        (many + older, None, "tokens_by_network (network=? AND seq<?)"),
+        (many, "active", "tokens_by_network (network=?)"),
+        (many, "expired", "tokens_by_network (network=?)"),
+        (many, "exposed", "tokens_exposed (network=?)"),
+        (many, "deleted", "tokens_deleted (network=?)"),
+        (many + older, "paused", "tokens_paused (network=? AND seq<?)"),
     ):
-        asked = await plan(store, tokens_page(where), values)
+        way = index_of(one[0] in where, many[0] in where, state)
+        asked = await plan(store, tokens_page([*where, *([STATE[state]] if state else [])], way), values)
         assert index in asked
         assert "TEMP B-TREE" not in asked
-    everything = await plan(store, tokens_page([]), values)
+    everything = await plan(store, tokens_page([], None), values)
     assert "TEMP B-TREE" not in everything
+    for which in (
+        Which("33"), Which("33", ids=("a", "b")), Which("33", owner_id="u"), Which("33", made_by="t"),
+        Which("33", account=("advertiser", "706"), spare="x"),
+    ):  # fmt: skip
+        sql, bound = chosen_tokens(which)
+        assert "SCAN t" not in await plan(store, sql, bound | {"at": NOW})
     one = await plan(store, f"SELECT {TOKEN} FROM tokens AS t WHERE t.id = ?", ("tok_1",))
     assert "sqlite_autoindex_tokens_1 (id=?)" in one
 

@@ -27,9 +27,9 @@ README = (ROOT / "README.md").read_text()
 # Bottom first. A module imports only what stands before it, so that a cycle cannot be written.
 LADDER = str.split("""
 model problem tomlfile config command
-tokens finder target headers body operation words policyfile policy columns table compile proof cases
+tokens once finder target headers body operation words policyfile policy columns table compile proof cases
 contract mutation matrix difference replay matrixpage load ratelimit metrics shadow
-reply connection upstream store scan audit credentials verdicts authenticate issue
+reply connection upstream store scan audit lastuse credentials verdicts authenticate issue
 inforce exchange ops flow selfservice oauth admin lean wire selftest
 app reload serve sandbox demo policycli scancli keyscli cli __main__
 """)
