@@ -185,6 +185,7 @@ def ask(
     method: str = "GET",
     body: dict[str, Any] | None = None,
     tls: ssl.SSLContext | None = None,
+    headers: dict[str, str] | None = None,
 ) -> Answer:
     """One request on a new connection. Raises: OSError or http.client.HTTPException when none answers."""
     place = urlsplit(url)
@@ -193,7 +194,9 @@ def ask(
         if place.scheme == "https"
         else http.client.HTTPConnection(place.hostname or "", place.port, timeout=PATIENCE_S)
     )
-    fields = {"Authorization": f"Bearer {token}"} if token else {}
+    fields = dict(headers or {})
+    if token:
+        fields["Authorization"] = f"Bearer {token}"
     if body is not None:
         fields["Content-Type"] = "application/json"
     with contextlib.closing(made) as connection:

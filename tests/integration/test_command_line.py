@@ -177,7 +177,7 @@ def test_token_list_shows_every_token_newest_first_and_no_secret(made):
     assert (code, err) == (0, "")
     first, second = out.splitlines()
     assert first.startswith(f"{made.token_id}  ")
-    assert first.endswith("  transactions:read  Looker nightly export")
+    assert first.endswith("  transactions:read  never used  Looker nightly export")
     assert "bootstrap token made by the operator" in second
     assert "eyJ" not in out
 
@@ -187,7 +187,8 @@ def test_token_list_as_json_is_one_object_in_a_line(made):
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 0
     assert rows[0]["id"] == made.token_id
-    assert all(set(row) == {"id", "state", "owner", "expires_at", "scopes", "description"} for row in rows)
+    members = {"id", "state", "owner", "expires_at", "scopes", "last_used", "description"}
+    assert all(set(row) == members for row in rows)
     assert [row["scopes"] for row in rows] == ["transactions:read", "tokens:manage"]
 
 
@@ -199,8 +200,27 @@ def test_token_list_of_somebody_unknown_is_exit_1(made):
     )
 
 
-def test_token_delete_of_an_unknown_id_is_exit_1(made):
-    assert made.run("token", "delete", "tok_unknown") == (1, "", "there is no token tok_unknown\n")
+@pytest.mark.parametrize("act", ["pause", "resume", "delete"])
+def test_an_act_on_an_unknown_token_is_exit_1(made, act):
+    assert made.run("token", act, "tok_unknown") == (1, "", "there is no token tok_unknown\n")
+
+
+def test_token_pause_and_resume_stop_a_token_for_a_while(made):
+    for act in ("pause", "resume"):
+        for _ in range(2):
+            assert made.run("token", act, made.token_id) == (
+                0,
+                f"{act}d: {made.token_id} Looker nightly export\n",
+                "",
+            )
+        code, out, _ = made.run("token", "list", "--json", "--state", "paused")
+        assert (code, len(out.splitlines())) == (0, 1 if act == "pause" else 0)
+
+
+def test_no_command_rotates_a_token(made):
+    code, out, err = made.run("token", "rotate", made.token_id)
+    assert (code, out) == (2, "")
+    assert "invalid choice: 'rotate'" in err
 
 
 def test_token_delete_ends_a_token_once_and_says_so_again(made):
@@ -210,6 +230,9 @@ def test_token_delete_ends_a_token_once_and_says_so_again(made):
     code, out, _ = made.run("token", "list", "--json")
     states = {row["id"]: row["state"] for row in map(json.loads, out.splitlines())}
     assert (code, states[made.token_id]) == (0, "deleted")
+    for act in ("pause", "resume"):
+        code, out, err = made.run("token", act, made.token_id)
+        assert (code, out, err) == (1, "", "token-ended: The token has expired or was deleted.\n")
 
 
 def test_a_user_is_added_once(made):

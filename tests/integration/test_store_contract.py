@@ -19,7 +19,21 @@ import pytest
 from gateway import config
 from gateway.model import ROLES, SCOPES, Account
 from gateway.problem import Problem
-from gateway.store import MAX_PAGE, Store, TokenRow, UserRow, folded, open_store
+from gateway.store import (
+    MAX_AT_ONCE,
+    MAX_PAGE,
+    Kept,
+    Repeated,
+    Sealed,
+    Store,
+    TokenRow,
+    Use,
+    UseRow,
+    UserRow,
+    Which,
+    folded,
+    open_store,
+)
 from gateway.store.keys import drop_key, load_keys, load_or_create_keys, rotate_keys
 from gateway.tokens import jti_digest, new_jti
 from gateway.tomlfile import ConfigError
@@ -319,6 +333,375 @@ async def test_what_an_exposed_token_made_ends_with_it_unless_it_outlives_it(sto
     assert (await store.token(heir.id)) == heir
 
 
+# --- rotating
+
+
+async def rotate(store: Store, token: TokenRow, jti: str | None = None, **changes: Any) -> TokenRow:
+    values: dict[str, Any] = {"owner_id": token.owner_id, "expires_at": NOW + 60 * DAY, "overlap_s": 3600}
+    row = await store.rotate_token(token.id, jti_digest=jti_digest(jti or new_jti()), **(values | changes))
+    assert row is not None
+    return row
+
+
+async def found(store: Store, jti: str) -> TokenRow | None:
+    pair = await store.find(jti_digest(jti))
+    return None if pair is None else pair[0]
+
+
+async def test_a_rotated_token_has_a_new_secret_and_the_old_one_for_the_overlap(
+    store: Store, clock: Turnable
+) -> None:
+    owner = await a_user(store)
+    old, new = new_jti(), new_jti()
+    token = await a_token(store, owner, old, scopes=["network:read"], networks=["192.0.2.0/24"])
+    clock.now = NOW + 100
+    row = await rotate(store, token, new)
+    assert row == dataclasses.replace(
+        token, rotated_at=NOW + 100, earlier_until=NOW + 3700, expires_at=NOW + 60 * DAY
+    )
+    assert (row.issued_at, token.issued_at) == (NOW + 100, NOW)
+    assert await found(store, new) == row == await store.token(token.id)
+    earlier = await found(store, old)
+    assert earlier == dataclasses.replace(row, by_earlier=True)
+    assert (earlier.state(NOW + 3699), earlier.state(NOW + 3700)) == ("active", "expired")
+    assert row.state(NOW + 3700) == "active"
+
+
+async def test_without_an_overlap_the_old_secret_ends_at_once(store: Store) -> None:
+    owner, old = await a_user(store), new_jti()
+    await rotate(store, await a_token(store, owner, old), overlap_s=0)
+    row = await found(store, old)
+    assert row is not None
+    assert row.state(NOW) == "expired"
+
+
+async def test_a_new_rotation_ends_an_earlier_overlap(store: Store) -> None:
+    owner = await a_user(store)
+    first, second, third = new_jti(), new_jti(), new_jti()
+    token = await a_token(store, owner, first)
+    await rotate(store, token, second)
+    await rotate(store, token, third)
+    assert await found(store, first) is None
+    rows = [await found(store, jti) for jti in (second, third)]
+    assert [row.by_earlier for row in rows if row] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("expires_at", "exposed", "ends"),
+    [(NOW + 10, False, NOW + 10), (NOW + 9 * DAY, True, NOW + 20), (NOW + 9 * DAY, False, NOW + 3600)],
+)
+async def test_no_overlap_is_longer_than_the_old_secret_would_have_lived(
+    store: Store, expires_at: int, exposed: bool, ends: int
+) -> None:
+    owner, old = await a_user(store), new_jti()
+    token = await a_token(store, owner, old, expires_at=expires_at)
+    if exposed:
+        await store.mark_exposed(jti_digest(old), at=NOW, rotate_by=NOW + 20)
+    assert (await rotate(store, token)).earlier_until == ends
+    assert (await rotate(store, token, expires_at=NOW + 5)).earlier_until == NOW + 5
+
+
+async def test_rotating_leaves_an_exposure_with_the_secret_that_was_exposed(store: Store) -> None:
+    owner, old, new = await a_user(store), new_jti(), new_jti()
+    token = await a_token(store, owner, old)
+    await store.mark_exposed(jti_digest(old), at=NOW, rotate_by=NOW + DAY)
+    row = await rotate(store, token, new)
+    assert (row.exposed_at, row.rotate_by, row.state(NOW + 2 * DAY)) == (None, None, "active")
+
+
+async def test_a_secret_that_is_exposed_after_it_was_rotated_out_ends_sooner_and_alone(store: Store) -> None:
+    owner, old, new = await a_user(store), new_jti(), new_jti()
+    token = await a_token(store, owner, old)
+    await rotate(store, token, new)
+    at = await store.generation()
+    assert await store.mark_exposed(jti_digest(old), at=NOW, rotate_by=NOW + 60) == await store.token(
+        token.id
+    )
+    at = await assert_growing(store, at)
+    await store.mark_exposed(jti_digest(old), at=NOW, rotate_by=NOW + 90)
+    assert await store.generation() == at
+    rows = [await found(store, jti) for jti in (old, new)]
+    assert [row.state(NOW + 60) for row in rows if row] == ["expired", "active"]
+    assert (await rotate(store, token)).exposed_at is None
+
+
+async def test_only_the_owner_rotates_and_only_what_lives(store: Store, clock: Turnable) -> None:
+    owner, other = await a_user(store), await a_user(store)
+    token, gone = await a_token(store, owner, expires_at=NOW + 9), await a_token(store, owner)
+    await store.delete_token(gone.id, by=owner.id, at=NOW)
+    values: dict[str, Any] = {"jti_digest": jti_digest("x"), "expires_at": NOW + DAY, "overlap_s": 0}
+    assert await store.rotate_token("tok_unknown", owner_id=owner.id, **values) is None
+    assert await store.rotate_token(token.id, owner_id=other.id, **values) is None
+    await assert_problem("token-ended", rotate(store, gone))
+    await assert_problem("invalid-input", rotate(store, token, expires_at=NOW))
+    await assert_problem("invalid-input", rotate(store, token, overlap_s=-1))
+    clock.now = NOW + 9
+    await assert_problem("token-ended", rotate(store, token))
+    clock.now = NOW
+    await store.set_user(owner.id, active=False)
+    await assert_problem("invalid-token", rotate(store, token))
+    assert await store.token(token.id) == token
+
+
+async def test_a_paused_token_is_rotated_and_stays_paused(store: Store) -> None:
+    token = await a_token(store, await a_user(store))
+    await store.pause_token(token.id, by="usr_admin", at=NOW)
+    assert (await rotate(store, token)).state(NOW) == "paused"
+
+
+async def test_a_rotation_never_goes_beyond_what_made_the_token(store: Store) -> None:
+    owner, jti = await a_user(store), new_jti()
+    maker = await a_token(store, owner, jti, expires_at=NOW + 100)
+    child, heir = [await a_token(store, owner, made_by=maker.id, outlives_maker=it) for it in (False, True)]
+    assert [(await rotate(store, each)).expires_at for each in (child, heir)] == [NOW + 100, NOW + 100]
+    await store.mark_exposed(jti_digest(jti), at=NOW, rotate_by=NOW + 20)
+    assert [(await rotate(store, each)).expires_at for each in (child, heir)] == [NOW + 20, NOW + 100]
+    bootstrap = await a_token(store, owner, bootstrap=True, expires_at=NOW + 10)
+    made = await a_token(store, owner, made_by=bootstrap.id, outlives_maker=True)
+    assert (await rotate(store, made)).expires_at == NOW + 60 * DAY
+
+
+async def test_a_token_that_is_rotated_to_end_sooner_takes_what_it_made_with_it(store: Store) -> None:
+    owner = await a_user(store)
+    maker = await a_token(store, owner)
+    child, heir = [await a_token(store, owner, made_by=maker.id, outlives_maker=it) for it in (False, True)]
+    await rotate(store, maker, expires_at=NOW + 50)
+    rows = [await store.token(each.id) for each in (child, heir)]
+    assert [row.state(NOW + 50) for row in rows if row] == ["expired", "active"]
+
+
+async def test_a_token_that_has_not_begun_is_not_made_to_end_before_it_does(store: Store) -> None:
+    owner = await a_user(store)
+    for never in (NOW + 90 * DAY, -1):
+        await assert_problem("invalid-input", a_token(store, owner, not_before=never))
+    token = await a_token(store, owner, not_before=NOW + 50)
+    assert (token.not_before, (await store.token(token.id))) == (NOW + 50, token)
+    await assert_problem("invalid-input", rotate(store, token, expires_at=NOW + 50))
+    maker = await a_token(store, owner, expires_at=NOW + 40)
+    await assert_problem("invalid-input", a_token(store, owner, made_by=maker.id, not_before=NOW + 50))
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        ("::ffff:192.0.2.0/120", "192.0.2.0/24"),
+        ("::ffff:192.0.2.7", "192.0.2.7/32"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("2001:DB8::/32", "2001:db8::/32"),
+        ("::/0", "::/0"),
+    ],
+)
+async def test_a_mapped_network_is_kept_as_the_one_it_stands_for(
+    store: Store, written: str, kept: str
+) -> None:
+    assert (await a_token(store, await a_user(store), networks=[written])).networks == (kept,)
+
+
+# --- pausing
+
+
+async def test_a_paused_token_is_resumed_as_it_was(store: Store) -> None:
+    owner, jti = await a_user(store), new_jti()
+    token = await a_token(store, owner, jti)
+    paused = await store.pause_token(token.id, by=owner.id, at=NOW + 1)
+    assert paused == dataclasses.replace(token, paused_at=NOW + 1, paused_by=owner.id)
+    assert await store.pause_token(token.id, by=owner.id, at=NOW + 2) == paused == await found(store, jti)
+    for _ in range(2):
+        assert await store.resume_token(token.id, by=owner.id, anybodys=False, at=NOW) == token
+    assert await store.pause_token("tok_x", by="x", at=NOW) is None
+    assert await store.resume_token("tok_x", by="x", anybodys=True, at=NOW) is None
+
+
+async def test_somebody_elses_pause_is_not_the_owners_to_end(store: Store) -> None:
+    owner = await a_user(store)
+    token = await a_token(store, owner)
+    for first in (owner.id, "usr_admin"):
+        await store.pause_token(token.id, by=first, at=NOW)
+        taken = await store.pause_token(token.id, by="usr_admin", at=NOW + 1)
+        assert taken is not None
+        assert (taken.paused_at, taken.paused_by) == (NOW, "usr_admin")
+        assert await store.pause_token(token.id, by=owner.id, at=NOW + 2) == taken
+        await assert_problem("denied", store.resume_token(token.id, by=owner.id, anybodys=False, at=NOW))
+        assert await store.token(token.id) == taken
+        assert await store.resume_token(token.id, by="usr_other", anybodys=True, at=NOW) == token
+
+
+async def test_what_has_ended_is_neither_paused_nor_resumed(store: Store) -> None:
+    owner = await a_user(store)
+    late, gone = await a_token(store, owner, expires_at=NOW + 5), await a_token(store, owner)
+    await store.delete_token(gone.id, by=owner.id, at=NOW)
+    for token in (late, gone):
+        await assert_problem("token-ended", store.pause_token(token.id, by=owner.id, at=NOW + 5))
+        await assert_problem(
+            "token-ended", store.resume_token(token.id, by=owner.id, anybodys=True, at=NOW + 5)
+        )
+
+
+# --- many at once
+
+
+async def test_many_are_paused_and_deleted_by_what_they_have_in_common(store: Store) -> None:
+    here, there = await a_user(store), await a_user(store, ADVERTISER)
+    foreign = await a_user(store, Account("network", "44", "44"))
+    maker = await a_token(store, here)
+    child = await a_token(store, here, made_by=maker.id)
+    theirs, stranger = await a_token(store, there), await a_token(store, foreign)
+    late = await a_token(store, here, expires_at=NOW + 5)
+
+    async def paused(**which: Any) -> list[str]:
+        page = await store.pause_tokens(Which("33", **which), by="usr_admin", at=NOW + 5)
+        for token_id in page.rows:
+            await store.resume_token(token_id, by="", anybodys=True, at=NOW + 5)
+        return list(page.rows)
+
+    assert await paused(owner_id=here.id) == [maker.id, child.id]
+    assert await paused(owner_id=foreign.id) == []
+    assert await paused(account=("advertiser", "706")) == [theirs.id]
+    assert await paused(made_by=maker.id) == [child.id]
+    assert await paused(ids=(stranger.id, child.id, late.id, "tok_x", "\ud800")) == [child.id]
+    assert await paused() == [maker.id, child.id, theirs.id]
+    assert await paused(spare=maker.id) == [child.id, theirs.id]
+    assert await paused(spare=maker.id, ids=(maker.id,)) == [maker.id]
+    page = await store.delete_tokens(Which("33", ids=(maker.id, stranger.id)), by="usr_admin", at=NOW)
+    assert (page.rows, page.next) == ((maker.id,), None)
+    rows = [await store.token(each.id) for each in (maker, child, theirs, stranger)]
+    assert [row.state(NOW) for row in rows if row] == ["deleted", "deleted", "active", "active"]
+
+
+async def test_an_act_on_many_is_bounded_and_done_again_until_nothing_is_left(store: Store) -> None:
+    owner = await a_user(store)
+    made = [(await a_token(store, owner)).id for _ in range(MAX_AT_ONCE + 3)]
+    for act in (store.pause_tokens, store.delete_tokens):
+        first = await act(Which("33"), by="usr_admin", at=NOW)
+        second = await act(Which("33"), by="usr_admin", at=NOW)
+        at = await store.generation()
+        assert [*first.rows, *second.rows] == made
+        assert (len(first.rows), first.next is None, second.next) == (MAX_AT_ONCE, False, None)
+        assert (await act(Which("33"), by="usr_admin", at=NOW)).rows == ()
+        assert await store.generation() == at
+
+
+async def test_an_administrators_pause_of_many_takes_owners_pauses_over(store: Store) -> None:
+    owner = await a_user(store)
+    token = await a_token(store, owner)
+    await store.pause_token(token.id, by=owner.id, at=NOW)
+    assert (await store.pause_tokens(Which("33"), by="usr_admin", at=NOW)).rows == (token.id,)
+    await assert_problem("denied", store.resume_token(token.id, by=owner.id, anybodys=False, at=NOW))
+
+
+# --- answers that may be lost
+
+
+def a_sealed(name: bytes = b"l", until: int = NOW + 60, binding: bytes = b"b") -> Sealed:
+    return Sealed(name * 32, binding * 32, b"sealed " + name, until)
+
+
+async def test_a_kept_answer_is_given_once_and_then_says_only_what_it_was_about(store: Store) -> None:
+    token = await a_token(store, await a_user(store), sealed=a_sealed())
+    assert await store.take(b"x" * 32, b"b" * 32) is None
+    await assert_problem("idempotency-key-reused", store.take(b"l" * 32, b"c" * 32))
+    kept = await store.take(b"l" * 32, b"b" * 32)
+    assert kept == Kept(token.id, NOW, token.expires_at, b"sealed l")
+    for _ in range(2):
+        assert await store.take(b"l" * 32, b"b" * 32) == dataclasses.replace(kept, text=None)
+
+
+async def test_nothing_is_made_twice_for_one_key(store: Store) -> None:
+    owner = await a_user(store)
+    token = await a_token(store, owner, sealed=a_sealed())
+    acts = [a_token(store, owner, sealed=a_sealed()), a_token(store, owner, description="", sealed=None)]
+    with pytest.raises(Repeated):
+        await acts[0]
+    await assert_problem("invalid-input", acts[1])
+    with pytest.raises(Repeated):
+        await rotate(store, token, sealed=a_sealed())
+    with pytest.raises(Repeated):  # before it is found that the description is taken
+        await a_token(store, owner, description=token.description, sealed=a_sealed())
+    assert await store.token(token.id) == token
+    assert len((await store.list_tokens(now=NOW)).rows) == 1
+
+
+async def test_of_many_requests_with_one_key_at_once_one_makes_a_token(store: Store) -> None:
+    owner = await a_user(store)
+    acts = [a_token(store, owner, sealed=a_sealed()) for _ in range(10)]
+    results = await asyncio.gather(*acts, return_exceptions=True)
+    assert sum(isinstance(result, Repeated) for result in results) == 9
+
+
+@pytest.mark.parametrize("end", ["time", "deleted", "expired"])
+async def test_a_kept_answer_is_not_given_when_its_time_or_its_token_is_over(
+    store: Store, clock: Turnable, end: str
+) -> None:
+    owner = await a_user(store)
+    token = await a_token(store, owner, sealed=a_sealed(), expires_at=NOW + (9 if end == "expired" else 900))
+    if end == "deleted":
+        await store.delete_token(token.id, by=owner.id, at=NOW)
+    clock.now = NOW + {"time": 60, "deleted": 0, "expired": 9}[end]
+    kept = await store.take(b"l" * 32, b"b" * 32)
+    assert kept is not None
+    assert kept.text is None
+
+
+async def test_what_is_kept_of_an_answer_is_erased_from_the_file_when_its_time_is_over(
+    store: Store, clock: Turnable, tmp_path: Path
+) -> None:
+    owner = await a_user(store)
+    await a_token(store, owner, sealed=a_sealed())
+    await store.erase_sealed()
+    clock.now = NOW + 60
+    await store.erase_sealed()
+    clock.now = NOW + 59  # even if the clock goes back
+    kept = await store.take(b"l" * 32, b"b" * 32)
+    assert kept is not None
+    assert kept.text is None
+    await store.close()
+    assert b"sealed l" not in (tmp_path / "gateway.sqlite3").read_bytes()
+
+
+async def test_a_day_later_a_key_is_forgotten(store: Store, clock: Turnable) -> None:
+    await a_token(store, await a_user(store), sealed=a_sealed())
+    clock.now = NOW + 60 + DAY
+    await store.erase_sealed()
+    assert await store.take(b"l" * 32, b"b" * 32) is None
+
+
+# --- last uses
+
+
+async def add(store: Store, *uses: Use, source: str = "one", number: int = 1) -> None:
+    await store.add_uses(uses, source=source, number=number)
+
+
+async def test_processes_add_up_and_the_last_use_goes_forward_only(store: Store) -> None:
+    await add(store, Use("tok_a", 2, NOW, "192.0.2.0/24", "calls_list"))
+    await add(store, Use("tok_a", 3, NOW - 9, "198.51.100.0/24", "other", NOW - 9), source="two")
+    used = await store.uses(["tok_a", "tok_b"], now=NOW)
+    assert used == {"tok_a": UseRow(NOW, "192.0.2.0/24", "calls_list", NOW - 9, 5, 5)}
+
+
+async def test_what_a_source_says_twice_counts_once(store: Store) -> None:
+    for number in (1, 1, 2, 1, 2):
+        await add(store, Use("tok_a", 1, NOW, "n", "o"), number=number)
+    assert (await store.uses(["tok_a"], now=NOW))["tok_a"].in_24h == 2
+
+
+async def test_uses_are_counted_for_a_day_and_for_thirty(store: Store) -> None:
+    await add(store, Use("tok_a", 1, NOW - 40 * DAY, "n", "o"), number=1)
+    await add(store, Use("tok_a", 2, NOW - 3 * DAY, "n", "o"), number=2)
+    await add(store, Use("tok_a", 4, NOW, "n", "o"), number=3)
+    for later, counts in ((0, (4, 6)), (2 * DAY, (0, 6)), (28 * DAY, (0, 4)), (31 * DAY, (0, 0))):
+        row = (await store.uses(["tok_a"], now=NOW + later))["tok_a"]
+        assert (row.in_24h, row.in_30d, row.at) == (*counts, NOW)
+
+
+async def test_counting_changes_nothing_that_a_verdict_is_made_of(store: Store) -> None:
+    token = await a_token(store, await a_user(store))
+    before = (await store.generation(), store.epoch())
+    await add(store, Use(token.id, 1, NOW, "n", "o"))
+    assert (await store.generation(), store.epoch()) == before
+    assert await store.token(token.id) == token
+
+
 # --- lists
 
 
@@ -504,13 +887,25 @@ async def test_the_generation_grows_with_every_change_that_can_alter_a_verdict(s
     at = await assert_growing(store, at)
     owner = await a_user(store)
     jti = new_jti()
+    at = await assert_growing(store, at)
     token = await a_token(store, owner, jti)
+    assert await store.generation() == at  # of a token that was not there nobody can remember anything
+    assert await store.pause_token(token.id, by=owner.id, at=NOW)
+    at = await assert_growing(store, at)
+    assert await store.resume_token(token.id, by=owner.id, anybodys=False, at=NOW)
+    at = await assert_growing(store, at)
+    await store.pause_tokens(Which("33"), by="usr_admin", at=NOW)
+    at = await assert_growing(store, at)
+    await rotate(store, token, jti := new_jti())
     at = await assert_growing(store, at)
     await store.mark_exposed(jti_digest(jti), at=NOW, rotate_by=NOW + DAY)
     at = await assert_growing(store, at)
     await store.set_user(owner.id, role="observer")
     at = await assert_growing(store, at)
     await store.delete_token(token.id, by=owner.id, at=NOW)
+    at = await assert_growing(store, at)
+    await a_token(store, owner)
+    await store.delete_tokens(Which("33"), by=owner.id, at=NOW)
     await assert_growing(store, at)
 
 
@@ -522,6 +917,10 @@ async def test_the_generation_stands_when_nothing_changed(store: Store) -> None:
     await store.delete_token(token.id, by=owner.id, at=NOW)
     await store.delete_token("tok_unknown", by=owner.id, at=NOW)
     await store.add_account(NETWORK)
+    other = await a_token(store, owner)
+    await store.resume_token(other.id, by=owner.id, anybodys=False, at=NOW)
+    await store.pause_tokens(Which("44"), by=owner.id, at=NOW)
+    await store.delete_tokens(Which("33", owner_id="usr_x"), by=owner.id, at=NOW)
     await assert_problem("invalid-input", a_token(store, owner, scopes=[]))
     assert await store.generation() == at
 

@@ -30,7 +30,8 @@ from gateway.problem import Problem
 from gateway.store import Store, Which, open_store
 from gateway.store.decode import TOKEN
 from gateway.store.migrations import STEPS
-from gateway.store.sqlite import FIND, FIND_EARLIER, STATE, SqliteStore, chosen_tokens, index_of, tokens_page
+from gateway.store.sqlite import SqliteStore
+from gateway.store.statements import FIND, FIND_EARLIER, STATE, chosen_tokens, index_of, tokens_page
 from gateway.tokens import jti_digest, new_jti
 from gateway.tomlfile import ConfigError
 
