@@ -396,6 +396,32 @@ async def test_a_step_that_fails_leaves_the_file_as_it_was(
     await store.close()
 
 
+async def test_a_database_of_the_first_release_goes_on_with_what_it_holds(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jti, values = new_jti(), (NOW, NOW + 9)
+    with monkeypatch.context() as patch:
+        patch.setattr("gateway.store.migrations.STEPS", STEPS[:1])
+        await (await opened(path)).close()
+    by_hand(path, "INSERT INTO accounts VALUES ('network', '33', '33')")
+    by_hand(
+        path,
+        "INSERT INTO users VALUES (1, 'usr_1', 'a@example.com', 'network', '33', 'super', 0, 1, NULL, 1)",
+    )
+    sql = """INSERT INTO tokens (id, jti_digest, owner_id, network, description, folded, scopes, created_at,
+                                 expires_at, paused_at, outlives_maker, bootstrap)
+             VALUES ('tok_1', ?, 'usr_1', '33', 'reports', 'reports', 'transactions:read', ?, ?, 1, 0, 0)"""
+    by_hand(path, sql, (jti_digest(jti), *values))
+    store = await opened(path)
+    found = await store.find(jti_digest(jti))
+    assert found is not None
+    assert (found[0].state(NOW), found[0].paused_by, found[0].issued_at) == ("paused", None, NOW)
+    row = await store.resume_token("tok_1", by="command line", anybodys=True, at=NOW)
+    assert row is not None
+    assert row.state(NOW) == "active"
+    assert (await store.list_tokens(network="33", state="active", now=NOW)).rows == (row,)
+
+
 # --- processes that die
 
 
