@@ -131,9 +131,8 @@ class OAuth:
             return _ok({})
         token, user = found
         event.subject = token.id
-        if (
-            token.by_earlier
-        ):  # an old copy ends what is left of its overlap: it is no reason to end the new secret
+        if token.by_earlier:
+            # An old copy ends what is left of its overlap: it is no reason to end the new secret.
             now = int(self.clock())
             await self.store.mark_exposed(tokens.jti_digest(claims.jti), at=now, rotate_by=now)
         elif token.deleted_at is None:  # what is known already costs no write

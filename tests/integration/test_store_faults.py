@@ -332,6 +332,10 @@ async def test_no_value_is_logged_even_when_everything_is(
     assert "@example.com" not in caplog.text
 
 
+async def test_what_is_erased_is_overwritten_whatever_sqlite_was_built_with(store: SqliteStore) -> None:
+    assert list(await store._writer.execute_fetchall("PRAGMA secure_delete")) == [(1,)]
+
+
 # --- migrations
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
+from contextlib import closing
 from uuid import uuid4
 
 import pytest
@@ -475,6 +477,26 @@ async def test_of_requests_with_one_key_at_once_one_makes_a_token_and_one_hears_
     answers = await asyncio.gather(*(post(gateway, "", headers=same, description="abc") for _ in range(6)))
     assert sorted(answer.status for answer in answers) == [201, 201, 410, 410, 410, 410]
     assert len({answer.json["token"] for answer in answers if answer.status == 201}) == 1
+
+
+async def test_what_was_kept_of_an_answer_is_erased_while_nobody_asks(start, upstream, clock, monkeypatch):
+    monkeypatch.setattr("gateway.issue.ERASE_S", 0.02)
+    gateway = await start(upstream.port)
+    assert (await post(gateway, "", headers=key(), description="abc")).status == 201
+
+    def kept():
+        with closing(sqlite3.connect(gateway.gateway.config.store.path)) as db:
+            return db.execute("SELECT count(*) FROM answers WHERE sealed IS NOT NULL").fetchone() == (1,)
+
+    clock.advance(59)
+    await asyncio.sleep(0.1)
+    assert kept()
+    clock.advance(1)
+    for _ in range(200):
+        if not kept():
+            break
+        await asyncio.sleep(0.02)
+    assert not kept()
 
 
 async def test_neither_key_nor_token_is_in_the_store_the_record_or_the_log(gateway, tmp_path, caplog):
