@@ -27,7 +27,7 @@ from bench.report import number, percentile, say, table
 from bench.steps import settings, timed
 from gateway import config
 from gateway.app import Gateway, bind, build
-from gateway.flow import Credentials
+from gateway.credentials import Credentials
 from gateway.lastuse import BATCH, LastUse
 from gateway.model import Account, AuditEvent, Owner, Principal
 from gateway.store import new_token_id, new_user_id, open_store

@@ -23,6 +23,7 @@ from gateway.store import (
     MAX_AT_ONCE,
     MAX_PAGE,
     Kept,
+    KeyUse,
     Repeated,
     Sealed,
     Store,
@@ -423,6 +424,20 @@ async def test_a_secret_that_is_exposed_after_it_was_rotated_out_ends_sooner_and
     rows = [await found(store, jti) for jti in (old, new)]
     assert [row.state(NOW + 60) for row in rows if row] == ["expired", "active"]
     assert (await rotate(store, token)).exposed_at is None
+
+
+async def test_both_secrets_of_a_rotated_token_count_for_the_keys_that_signed_them(store: Store) -> None:
+    owner = await a_user(store)
+    token = await a_token(store, owner, key_id="ivg-one")
+    await rotate(store, token, key_id="ivg-two", overlap_s=50)
+    for key, until in (("ivg-one", NOW + 50), ("ivg-two", NOW + 60 * DAY)):
+        assert await store.signed_with(key, now=NOW) == KeyUse(1, until, (token.id,))
+    assert (await store.signed_with("ivg-one", now=NOW + 50)).live == 0
+    await rotate(store, token, key_id="ivg-two", overlap_s=50)
+    assert await store.signed_with("ivg-two", now=NOW) == KeyUse(1, NOW + 60 * DAY, (token.id,))
+    assert (await store.signed_with("ivg-one", now=NOW)).live == 0
+    await store.delete_token(token.id, by=owner.id, at=NOW)
+    assert (await store.signed_with("ivg-two", now=NOW)).live == 0
 
 
 async def test_only_the_owner_rotates_and_only_what_lives(store: Store, clock: Turnable) -> None:

@@ -13,6 +13,7 @@ import pytest
 from gateway.config import Listen, Tokens
 from gateway.exchange import rfc3339
 from gateway.model import Account
+from gateway.store.keys import rotate_keys
 from tests.conftest import add_person
 
 API = "/admin/api/tokens"
@@ -425,6 +426,16 @@ async def test_after_a_minute_nothing_is_given_again(gateway, clock):
     first = await post(gateway, "", headers=same, description="abc")
     clock.advance(60)
     assert_problem(await post(gateway, "", headers=same, description="abc"), 410, "answer-gone")
+    assert await status(gateway, first.json["token"]) == 200
+
+
+async def test_an_answer_is_not_signed_again_with_another_key(gateway):
+    same = key()
+    first = await post(gateway, "", headers=same, description="abc")
+    rotate_keys(gateway.gateway.config.store.keys)
+    answer = await post(gateway, "", headers=same, description="abc")
+    assert_problem(answer, 410, "answer-gone")
+    assert answer.json["id"] == first.json["id"]
     assert await status(gateway, first.json["token"]) == 200
 
 

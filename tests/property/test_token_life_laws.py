@@ -33,13 +33,12 @@ from gateway.once import KEPT_S, once
 from gateway.problem import Problem
 from gateway.ratelimit import RateLimit
 from gateway.store import Which, open_store
-from gateway.tokens import Keyring, generate_key
+from gateway.store.keys import LiveKeys
 from gateway.verdicts import Verdicts
 
 NOW = 1_800_000_000
 ORIGIN = "https://gateway.example.com"
 EXPOSED_H = 24
-KEYRING = Keyring(generate_key())
 LIVES = st.sampled_from([1, 30, 60, 3600, 100_000, 8_000_000])
 STEPS = st.sampled_from([0, 1, 29, 30, 59, 60, 3599, 86_399, 90_000])
 OVERLAPS = st.sampled_from([0, 3600, 86_400])
@@ -131,12 +130,13 @@ class TokenLife(RuleBasedStateMachine):
         self.store, self.other = (
             self.run(open_store(config.Store(path=self.path), lambda: self.now)) for _ in range(2)
         )
-        self.issuer = Issuer(self.other, KEYRING, ORIGIN, lambda: self.now)
+        keys = LiveKeys(str(Path(self.folder.name) / "keys"))
+        self.issuer = Issuer(self.other, keys, ORIGIN, lambda: self.now)
         verdicts = Verdicts(self.store, lambda: self.now, 100, lambda: 0.0)  # always fresh: the epoch alone
         self.run(verdicts.check())
         self.verdicts = verdicts
         self.authenticator = Authenticator(
-            self.store, KEYRING, ORIGIN, lambda: self.now, RateLimit("none", 0, time.monotonic), verdicts
+            self.store, keys, ORIGIN, lambda: self.now, RateLimit("none", 0, time.monotonic), verdicts
         )
 
     # --- what happens to tokens
