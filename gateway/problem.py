@@ -37,6 +37,7 @@ KINDS: dict[str, Kind] = {
     "credential-in-header": Kind(400, "A credential was sent in a cookie or a Referer", "invalid_request"),
     "two-credentials": Kind(400, "More than one credential was sent", "invalid_request"),
     "forbidden-parameter": Kind(400, "A parameter that changes the meaning of a request was sent"),
+    "bad-parameter": Kind(400, "A query parameter is not one the gateway can stand for"),
     "method-not-allowed": Kind(405, "The method is not allowed here"),
     "not-implemented": Kind(501, "The method is not implemented"),
     "request-timeout": Kind(408, "The request did not arrive in time"),
@@ -61,6 +62,7 @@ KINDS: dict[str, Kind] = {
     "denied": Kind(403, "Policy denies this operation", None, UNAUTHORIZED),
     "insufficient-scope": Kind(403, "The token lacks a scope", "insufficient_scope", UNAUTHORIZED),
     "account-not-allowed": Kind(403, "The token does not reach this account", None, UNAUTHORIZED),
+    "columns-withheld": Kind(403, "None of the columns asked for may be seen", None, UNAUTHORIZED),
     "rate-limited": Kind(429, "Too many requests", None, UNAUTHORIZED),
     # the admin sub-app
     "on-behalf-of": Kind(403, "Nobody makes a token on somebody else's behalf", None, UNAUTHORIZED),
