@@ -160,16 +160,18 @@ def _fragment(event: AuditEvent, digest: str) -> str:
 
 def _who(event: AuditEvent) -> dict[str, object]:
     principal = event.principal
-    if principal is None:
+    owner = event.actor if principal is None else principal.owner
+    if owner is None:
         return {}
-    return {
-        "token_id": principal.token_id,
-        "owner": principal.owner.id,
-        "account": principal.owner.account.key,
-        "network": principal.owner.account.network,
-        "role": principal.owner.role,
-        "administrator": principal.owner.administrator,
-        "scopes": " ".join(sorted(principal.scopes)),
+    by: dict[str, object] = {"session": event.session}
+    if principal is not None:
+        by = {"token_id": principal.token_id, "scopes": " ".join(sorted(principal.scopes))}
+    return by | {
+        "owner": owner.id,
+        "account": owner.account.key,
+        "network": owner.account.network,
+        "role": owner.role,
+        "administrator": owner.administrator,
     }
 
 

@@ -98,6 +98,21 @@ class SideListener:
 
 
 @dataclass(frozen=True, slots=True)
+class Admin(SideListener):
+    """The admin sub-app. `origin` is where browsers reach a listener of its own, when not by its own address."""
+
+    origin: str | None = None
+
+    def check(self) -> Faults:
+        yield from SideListener.check(self)
+        if self.origin is None:
+            return
+        if self.port is None:
+            yield "origin", "is for a listener of its own: set port, or leave it out"
+        yield from _origin("origin", self.origin)
+
+
+@dataclass(frozen=True, slots=True)
 class Upstream:
     """The vendor. `credentials` maps an account key (`network:33`) to where its real token is kept."""
 
@@ -182,6 +197,23 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
+class SignIn:
+    """How long a session lives, unused and in all; how often a password may be tried in a minute, for one e-mail
+    address and from one client network, in each process. 0 is no limit."""
+
+    idle_minutes: int = 30
+    longest_hours: int = 12
+    attempts_per_minute: int = 10
+    attempts_per_minute_of_network: int = 30
+
+    def check(self) -> Faults:
+        yield from _positive(self, "idle_minutes", "longest_hours")
+        for name in ("attempts_per_minute", "attempts_per_minute_of_network"):
+            if getattr(self, name) < 0:
+                yield name, "must not be negative"
+
+
+@dataclass(frozen=True, slots=True)
 class Policies:
     """`local` is the operator's folder, laid over the packaged set: it adds, never removes.
 
@@ -253,10 +285,11 @@ class Config:
     public_url: str
     upstream: Upstream
     listen: Listen = Listen()
-    admin: SideListener = SideListener()
+    admin: Admin = Admin()
     operations: SideListener = SideListener()
     store: Store = Store()
     tokens: Tokens = Tokens()
+    sign_in: SignIn = SignIn()
     policies: Policies = Policies()
     record: Record = Record()
     limits: Limits = Limits()
@@ -264,12 +297,15 @@ class Config:
 
     def check(self) -> Faults:
         # It goes into every token, and paths are appended to it: one form, and nothing behind the port.
-        if ORIGIN.fullmatch(self.public_url) is None or not _has_host_and_port(self.public_url):
-            yield "public_url", "expected the origin apps use, such as https://gateway.example.com"
-        elif self.public_url.startswith("http:") and not is_loopback(
-            urlsplit(self.public_url).hostname or ""
-        ):
-            yield "public_url", "must be https outside loopback"
+        yield from _origin("public_url", self.public_url)
+
+    @property
+    def admin_origin(self) -> str:
+        """Where browsers reach the admin sub-app: nothing of it comes from Host."""
+        if self.admin.port is None:
+            return self.public_url
+        host = f"[{self.admin.host}]" if ":" in self.admin.host else self.admin.host
+        return self.admin.origin or f"http://{host}:{self.admin.port}"
 
 
 def read(text: str, name: str, folder: Path | None = None) -> Config:
@@ -324,6 +360,14 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _origin(name: str, url: str) -> Faults:
+    """What is wrong with an origin that people or apps use."""
+    if ORIGIN.fullmatch(url) is None or not _has_host_and_port(url):
+        yield name, "expected the origin apps use, such as https://gateway.example.com"
+    elif url.startswith("http:") and not is_loopback(urlsplit(url).hostname or ""):
+        yield name, "must be https outside loopback"
 
 
 def _has_host_and_port(url: str) -> bool:

@@ -81,6 +81,8 @@ class Principal:
     `accounts` are the account keys the token is cut down to, or None for all that its owner may reach.
     `networks` are the client networks the token may be used from, or None for anywhere.
     `earlier`: proven by a secret that has been rotated out and still works for a while.
+    `bootstrap`: it bounds nothing that is made by it, because it stands for its owner's sign-in.
+    `signed_in`: it is that sign-in, and no token: `token_id` is the id of the session.
     """
 
     token_id: str
@@ -91,6 +93,12 @@ class Principal:
     networks: tuple[Network, ...] | None = None
     bootstrap: bool = False
     earlier: bool = False
+    signed_in: bool = False
+
+    @property
+    def maker(self) -> str | None:
+        """The token that makes what this principal makes; None for somebody who is signed in."""
+        return None if self.signed_in else self.token_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +186,11 @@ class AuditEvent:
     It never holds a credential, a header value, a query string or any value of it, a body, or a path: the
     operation id and the account say what was asked for. Sizes are bytes, times are seconds since the epoch.
 
-    `surface` is `proxy`, `oauth`, `admin`, `gateway`, `operations` or `wire` (refused before it had a surface).
+    `surface` is `proxy`, `oauth`, `admin`, `gateway`, `operations`, `command` (the command line) or `wire` (refused
+    before it had a surface).
     `policy_digest` is that of the policies it was decided by, where a decision was made.
-    `act` names what an admin or OAuth request did, `subject` the token it did it to.
+    `act` names what an admin or OAuth request did, `subject` the token or user it did it to. `actor` is who did it
+    where no token was presented: somebody who is signed in, by `session`, or who just proved who they are.
     `relation` is that of the path's account to the owner's, once it was asked for.
     `shadow` is what the shadow policies would have decided, where there are any.
     `outcome`: complete; refused (a Problem); aborted (the client left); cut (the upstream failed in mid-answer,
@@ -189,6 +199,8 @@ class AuditEvent:
 
     # Defaults of the class, not set one by one for every request: most stay as they are.
     principal: Principal | None = None
+    actor: Owner | None = None
+    session: str | None = None
     call: Call | None = None
     relation: Relation | None = None
     decision: Decision | None = None

@@ -51,6 +51,11 @@ KINDS: dict[str, Kind] = {
     "no-credential": Kind(401, "A bearer token is required", None, UNAUTHORIZED),
     "invalid-token": Kind(401, "The bearer token was not accepted", "invalid_token", UNAUTHORIZED),
     "network-not-allowed": Kind(403, "The token may not be used from this network", None, UNAUTHORIZED),
+    "invalid-session": Kind(401, "The session has ended, or is none of ours", None, UNAUTHORIZED),
+    "sign-in-failed": Kind(401, "The e-mail address and password were not accepted", None, UNAUTHORIZED),
+    "sign-in-required": Kind(403, "This is for somebody who is signed in", None, UNAUTHORIZED),
+    "cross-site": Kind(403, "The request comes from another site", None, UNAUTHORIZED),
+    "invalid-csrf-token": Kind(403, "The CSRF token is missing, or not the session's", None, UNAUTHORIZED),
     # what
     "not-found": Kind(404, "There is nothing here", None, "RecordNotFound"),
     "unknown-operation": Kind(
@@ -71,6 +76,8 @@ KINDS: dict[str, Kind] = {
     "token-ended": Kind(409, "The token has expired or was deleted"),
     "idempotency-key-reused": Kind(422, "The Idempotency-Key was used for another request"),
     "answer-gone": Kind(410, "The answer to this Idempotency-Key is no longer kept"),
+    "invalid-code": Kind(403, "The one-time code was not accepted", None, UNAUTHORIZED),
+    "last-administrator": Kind(409, "A network keeps an active administrator"),
     "beyond-maker": Kind(403, "A token made by a token cannot exceed it", None, UNAUTHORIZED),
     # us and the vendor
     "store-unavailable": Kind(503, "The token store cannot answer", None, "InternalServiceError"),
@@ -114,10 +121,8 @@ class Problem(Exception):
     def challenge(self) -> str | None:
         """The `WWW-Authenticate` value, or None. No error code when no credential was sent (RFC 6750 3.1)."""
         kind = KINDS[self.kind]
-        if self.kind == "no-credential":
-            return 'Bearer realm="invoca-gateway"'
         if kind.bearer is None:
-            return None
+            return 'Bearer realm="invoca-gateway"' if kind.status == 401 else None
         parts = ['Bearer realm="invoca-gateway"', f'error="{kind.bearer}"']
         if self.detail:
             parts.append(f'error_description="{_challenge_text(self.detail)}"')

@@ -5,6 +5,7 @@ from __future__ import annotations
 from gateway import config
 from gateway.model import Clock
 from gateway.store.given import allowed_network
+from gateway.store.people import FirstToken, NewCode, NewSession, People, Purpose, SessionRow
 from gateway.store.rows import (
     MAX_AT_ONCE,
     MAX_DESCRIPTION_CHARS,
@@ -39,11 +40,17 @@ __all__ = [
     "MIN_DESCRIPTION_CHARS",
     "TOKEN_STATES",
     "CredentialRow",
+    "FirstToken",
     "Kept",
     "KeyUse",
+    "NewCode",
+    "NewSession",
     "Page",
+    "People",
+    "Purpose",
     "Repeated",
     "Sealed",
+    "SessionRow",
     "Store",
     "TokenRow",
     "TokenState",

@@ -11,6 +11,7 @@ from ipaddress import ip_network
 from typing import Any, TypeVar
 
 from gateway.model import ACCOUNT_KINDS, ROLES, SCOPES, Account
+from gateway.store.people import SessionRow
 from gateway.store.rows import CredentialRow, Kept, TokenRow, UseRow, UserRow
 from gateway.store.tally import DAY_S, HOUR_S, Tally
 
@@ -80,6 +81,12 @@ def user_row(row: Row) -> UserRow:
         active=_flag(active),
         created_at=_whole(created_at),
     )
+
+
+def session_row(row: Row) -> SessionRow:
+    """Id, user, created, seen, end. Raises: Unreadable."""
+    session_id, user_id, created_at, seen_at, ends_at = row
+    return SessionRow(_text(session_id), _text(user_id), _whole(created_at), _whole(seen_at), _whole(ends_at))
 
 
 def account_row(row: Row) -> Account:

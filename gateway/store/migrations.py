@@ -138,6 +138,33 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX answers_by_until ON answers (until)",
         "CREATE INDEX answers_sealed ON answers (until) WHERE sealed IS NOT NULL",
     ),
+    # People's sign-ins. `seq` is the order of signing in; one code a user, so that a new one ends the one before.
+    (
+        """
+        CREATE TABLE sessions (
+            seq        INTEGER PRIMARY KEY,
+            digest     BLOB NOT NULL UNIQUE CHECK (length(digest) = 32),
+            id         TEXT NOT NULL UNIQUE CHECK (id GLOB 'ses_*'),
+            user_id    TEXT NOT NULL REFERENCES users (id),
+            created_at INTEGER NOT NULL CHECK (created_at >= 0),
+            seen_at    INTEGER NOT NULL CHECK (seen_at >= created_at),
+            ends_at    INTEGER NOT NULL CHECK (ends_at > created_at)
+        ) STRICT
+        """,
+        "CREATE INDEX sessions_by_user ON sessions (user_id, seq)",
+        "CREATE INDEX sessions_by_end ON sessions (ends_at)",
+        """
+        CREATE TABLE codes (
+            user_id TEXT PRIMARY KEY REFERENCES users (id),
+            digest  BLOB NOT NULL UNIQUE CHECK (length(digest) = 32),
+            purpose TEXT NOT NULL CHECK (purpose IN ('activation', 'reset')),
+            ends_at INTEGER NOT NULL CHECK (ends_at >= 0)
+        ) STRICT, WITHOUT ROWID
+        """,
+        "CREATE INDEX codes_by_end ON codes (ends_at)",
+        # Whether a network has an administrator left is asked with every change of one.
+        "CREATE INDEX users_at_the_head ON users (account_kind, account_id) WHERE administrator = 1",
+    ),
 )
 
 

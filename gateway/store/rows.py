@@ -10,9 +10,12 @@ import secrets
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Literal, Protocol, TypeVar, get_args
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar, get_args
 
 from gateway.model import Account, AccountKind, Role
+
+if TYPE_CHECKING:
+    from gateway.store.people import People
 
 TokenState = Literal["active", "paused", "exposed", "expired", "deleted"]
 TOKEN_STATES: tuple[TokenState, ...] = get_args(TokenState)
@@ -203,6 +206,9 @@ class Store(Protocol):
     task is cancelled, or which is answered by that Problem, has happened wholly or not at all.
     """
 
+    people: People
+    """Their passwords, sessions and codes, and what is done to them."""
+
     async def find(self, jti_digest: bytes) -> tuple[TokenRow, UserRow] | None:
         """The token with this SHA-256 of its `jti` and its owner, in whatever state both are. The hot read.
 
@@ -358,7 +364,7 @@ class Store(Protocol):
         administrator: bool | None = None,
         account: Account | None = None,
     ) -> UserRow | None:
-        """The user with what is given changed; None for an unknown id. Raises: as `add_user`."""
+        """The user with what is given changed; None for an unknown id. Raises: as `add_user`. See `People.change`."""
 
     async def set_password(self, user_id: str, password_hash: str) -> bool:
         """Keep the argon2id hash of a user's password, in its encoded form; False for an unknown id."""

@@ -50,14 +50,13 @@ from gateway.store.given import (
     bindable,
     check_account,
     check_prose,
-    check_role,
     cidr,
     clean_description,
-    clean_email,
     page_limit,
     when,
 )
 from gateway.store.migrations import Refused, migrate
+from gateway.store.people import People
 from gateway.store.rows import (
     MAX_PAGE,
     MAX_REASON_CHARS,
@@ -74,8 +73,8 @@ from gateway.store.rows import (
     Which,
     folded,
     new_token_id,
-    new_user_id,
 )
+from gateway.store.sqlitepeople import SqlitePeople
 from gateway.store.statements import (
     DELETE,
     EXPOSE,
@@ -184,6 +183,7 @@ class SqliteStore:
         self._clock = clock
         self._writing = asyncio.Lock()
         self._closed = False
+        self.people: People = SqlitePeople(self._read, self._write, clock)
 
     @classmethod
     async def open(cls, settings: config.Store, clock: Clock) -> SqliteStore:
@@ -586,27 +586,8 @@ class SqliteStore:
     async def add_user(
         self, email: str, account: Account, role: Role, administrator: bool = False
     ) -> UserRow:
-        address = clean_email(email)
-        check_account(account)
-        check_role(role)
-        now = int(self._clock())
-
-        async def body(db: aiosqlite.Connection) -> UserRow:
-            if await rows_of(db, "SELECT 1 FROM users WHERE email = ?", (address,)):
-                raise Problem("invalid-input", "Another user has this e-mail address")
-            await ensure_account(db, account)
-            user_id = new_user_id()
-            await rows_of(
-                db,
-                """INSERT INTO users
-                       (id, email, account_kind, account_id, role, administrator, active, created_at)
-                   VALUES (?, ?, ?, ?, ?, ?, 1, ?)""",
-                (user_id, address, account.kind, account.id, role, administrator, now),
-            )
-            await bump(db)
-            return await one_user(db, user_id)
-
-        return await self._write("add_user", body)
+        user, _ = await self.people.add(email, account, role, administrator)
+        return user
 
     async def user(self, user_id: str) -> UserRow | None:
         return await self._read("user", USER_BY_ID, (bindable(user_id),), first(user_row))
@@ -638,34 +619,9 @@ class SqliteStore:
         administrator: bool | None = None,
         account: Account | None = None,
     ) -> UserRow | None:
-        if role is not None:
-            check_role(role)
-        if account is not None:
-            check_account(account)
-        key = bindable(user_id)
-
-        async def body(db: aiosqlite.Connection) -> UserRow | None:
-            if not await rows_of(db, "SELECT 1 FROM users WHERE id = ?", (key,)):
-                return None
-            if account is not None:
-                await ensure_account(db, account)
-                await rows_of(
-                    db,
-                    "UPDATE users SET account_kind = ?, account_id = ? WHERE id = ?",
-                    (account.kind, account.id, key),
-                )
-                moved = (account.network, key, account.network)
-                await rows_of(db, "UPDATE tokens SET network = ? WHERE owner_id = ? AND network <> ?", moved)
-            await rows_of(
-                db,
-                """UPDATE users SET active = coalesce(?, active), role = coalesce(?, role),
-                       administrator = coalesce(?, administrator) WHERE id = ?""",
-                (active, role, administrator, key),
-            )
-            await bump(db)
-            return await one_user(db, key)
-
-        return await self._write("set_user", body)
+        return await self.people.change(
+            user_id, active=active, role=role, administrator=administrator, account=account
+        )
 
     # --- the store itself
 
