@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 
 from aiohttp import web
+from argon2 import PasswordHasher
 
 from gateway import admin, wire
 from gateway.audit import Recorder
@@ -34,10 +35,12 @@ from gateway.load import load_shadow as load_shadow
 from gateway.metrics import Metrics
 from gateway.oauth import OAuth
 from gateway.ops import Operations
+from gateway.passwords import Passwords
 from gateway.ratelimit import RateLimit
 from gateway.selfservice import SelfService
 from gateway.selftest import what_moved
 from gateway.shadow import Shadow
+from gateway.signin import SignIn
 from gateway.store import Store, open_store
 from gateway.store.keys import LiveKeys
 from gateway.tomlfile import ConfigError, Fault
@@ -62,6 +65,7 @@ class Gateway:
     metrics: Metrics
     shadow: Shadow | None
     uses: LastUse
+    passwords: Passwords
     lean: Lean | None
     credentials: LiveCredentials | None
     public: web.Application
@@ -112,6 +116,7 @@ class Gateway:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.upstream.close()
         await self.uses.flush()
+        self.passwords.close()
         await self.store.close()
         self.recorder.close()
 
@@ -170,10 +175,12 @@ async def build(
     clock: Callable[[], float] = time.time,
     credentials: Credentials | None = None,
     policies: Policies | None = None,
+    hasher: PasswordHasher | None = None,
 ) -> Gateway:
     """Every part of a gateway, connected and not yet serving.
 
-    `credentials` stand in for the configured ones, `policies` for a set that would be loaded and compiled here.
+    `credentials` stand in for the configured ones, `policies` for a set that would be loaded and compiled here,
+    `hasher` for the library's parameters of argon2id.
 
     Raises: ConfigError, RuntimeError, OSError: reasons not to start.
     """
@@ -226,11 +233,23 @@ async def build(
         shadow,
     )
     issuer = Issuer(store, keys, config.public_url, clock)
-    oauth = OAuth(config.public_url, keys, store, authenticator, clock, limits)
+    oauth = OAuth(exchanges, config.public_url, keys, store, authenticator, clock, limits)
     operations = Operations(store, recorder, policies, metrics)
     asking = RateLimit("can", limits.requests_per_minute, time.monotonic)
     self_service = SelfService(flow, asking)
-    api = admin.TokensApi(exchanges, authenticator, issuer, store, tokens, limits, rate, clock)
+    passwords = Passwords(hasher)
+    sign_in = SignIn(store, passwords, config.sign_in, clock, time.monotonic)
+    callers = admin.Callers(authenticator, sign_in, rate, config.admin_origin)
+    tokens_api = admin.TokensApi(exchanges, callers, issuer, store, tokens, limits, clock)
+    people = admin.PeopleApi(
+        exchanges,
+        callers,
+        sign_in,
+        store,
+        limits,
+        lambda key: key in credentials.by_account or key in config.upstream.credentials,
+        clock,
+    )
     _gauges(metrics, upstream, recorder, policies)
     if live is not None:
         metrics.gauge("credential_alarms", "Upstream credentials that became unusable.", lambda: live.alarms)
@@ -249,7 +268,7 @@ async def build(
     if config.admin.port is not None:
         holder = _application(exchanges)
         side.append((config.admin, holder))
-    holder.add_subapp("/admin/", admin.make_app(api))
+    holder.add_subapp("/admin/", admin.make_app(tokens_api, people, callers, config.admin_origin))
     public.router.add_route("*", "/{path:.*}", flow.handle)
     lean = None
     if config.listen.fast_path:
@@ -274,6 +293,7 @@ async def build(
         metrics,
         shadow,
         uses,
+        passwords,
         lean,
         live,
         public,

@@ -163,16 +163,19 @@ def _who(event: AuditEvent) -> dict[str, object]:
     owner = event.actor if principal is None else principal.owner
     if owner is None:
         return {}
+    scopes: dict[str, object] = {}
     by: dict[str, object] = {"session": event.session}
     if principal is not None:
-        by = {"token_id": principal.token_id, "scopes": " ".join(sorted(principal.scopes))}
-    return by | {
+        by = {"token_id": principal.token_id}
+        scopes = {"scopes": " ".join(sorted(principal.scopes))}
+    who: dict[str, object] = {
         "owner": owner.id,
         "account": owner.account.key,
         "network": owner.account.network,
         "role": owner.role,
         "administrator": owner.administrator,
     }
+    return by | who | scopes
 
 
 def _what(event: AuditEvent) -> dict[str, object]:

@@ -82,9 +82,13 @@ class Authenticator:
             principal = await self._proven(authorization or "", bearer(authorization), client)
         except Problem as problem:
             if problem.kind in ("invalid-token", "no-credential"):
-                self._failures.spend(client_network(client))
+                self.failed(client)
             raise
         return _from_allowed_network(principal, client)
+
+    def failed(self, client: str) -> None:
+        """Count a wrong guess of a client network. Raises: Problem "rate-limited" when there were too many."""
+        self._failures.spend(client_network(client))
 
     async def _proven(self, authorization: str, text: str, client: str) -> Principal:
         """The principal of a token, and remembered. A wrong guess costs its network more than it costs us."""

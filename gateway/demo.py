@@ -22,7 +22,7 @@ from yarl import URL
 
 from gateway import sandbox
 from gateway.app import bind, build
-from gateway.config import Config, Limits, Listen, Record, Upstream
+from gateway.config import Config, Limits, Listen, Record, SignIn, Upstream
 from gateway.config import Store as StoreSettings
 from gateway.credentials import Credentials
 from gateway.inforce import Policies
@@ -167,6 +167,7 @@ def _config(url: str, upstream: str, folder: Path, workers: int) -> Config:
         listen=Listen(workers=workers),
         store=StoreSettings(path=str(folder / "gateway.sqlite3"), keys=str(folder / "keys")),
         record=Record(path=str(folder / "records.jsonl")),
+        sign_in=SignIn(attempts_per_minute=0, attempts_per_minute_of_network=0),
         limits=Limits(requests_per_minute=0, failed_authentications_per_minute=0, drain_timeout_s=5.0),
     )
 

@@ -130,19 +130,24 @@ class Exchanges:
 
         Raises: Problem "credential-in-query", "credential-in-body" or "credential-in-header".
         """
+        if await self.expose(text, event):
+            raise Problem(
+                f"credential-in-{place}",
+                "A token was sent where it can be read: send it in the Authorization header alone, and rotate it.",
+            )
+
+    async def expose(self, text: str, event: AuditEvent) -> bool:
+        """Whether a text holds a token of ours, or a piece of one; each that is whole is marked exposed."""
         plain = fully_decoded(text) if "%" in text and len(text) <= MAX_DECODED else text
         if PREFIX not in plain and PREFIX not in text:
-            return
+            return False
         # One that was cut short is refused too: there is no other reason for such a text than a token.
         for token in (find_tokens(text) or find_tokens(plain))[:MAX_EXPOSED]:
             marked = await self._authenticator.mark_exposed(token, self._exposed_hours)
             if marked is not None:
                 event.act, event.subject = "token.exposed", marked
                 self._metrics.count("exposed_tokens")
-        raise Problem(
-            f"credential-in-{place}",
-            "A token was sent where it can be read: send it in the Authorization header alone, and rotate it.",
-        )
+        return True
 
     async def receive_json(self, request: web.Request, limits: Limits) -> Body:
         """The whole body as one strictly parsed JSON object; nothing for no body at all.

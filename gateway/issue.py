@@ -13,13 +13,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gateway import tokens
-from gateway.model import Clock
+from gateway.model import Account, Clock, Role
 from gateway.once import KEPT_S, Once
 from gateway.problem import Problem
-from gateway.store import Repeated, Sealed, Store, TokenRow
+from gateway.store import FirstToken, Repeated, Sealed, Store, TokenRow, UserRow
 from gateway.store.keys import LiveKeys
 
 ERASE_S = 5.0
+FIRST_S = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,20 @@ class Issuer:
         except Repeated:
             return await self._again(once)
         return row, self._text(keyring, row, jti, row.issued_at, row.expires_at)
+
+    async def first(
+        self, email: str, account: Account, role: Role, administrator: bool
+    ) -> tuple[UserRow, TokenRow, str]:
+        """A new user with the one token that its owner did not make: for an hour it stands for their sign-in.
+
+        Raises: the Problems of `People.add`.
+        """
+        await self.keys.refresh()
+        jti, keyring = tokens.new_jti(), self.keyring
+        first = FirstToken(tokens.jti_digest(jti), int(self.clock()) + FIRST_S, keyring.current.kid)
+        user, row = await self.store.people.add(email, account, role, administrator, first=first)
+        assert row is not None
+        return user, row, self._text(keyring, row, jti, row.issued_at, row.expires_at)
 
     async def rotate(
         self, token_id: str, *, owner_id: str, expires_at: int, overlap_s: int, once: Once | None = None

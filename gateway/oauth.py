@@ -19,7 +19,7 @@ from aiohttp import web
 from gateway import tokens
 from gateway.authenticate import Authenticator, as_principal, sees
 from gateway.config import Limits
-from gateway.exchange import EVENT, HEAD, as_response, receive
+from gateway.exchange import EVENT, HEAD, Exchanges, as_response, receive
 from gateway.model import SCOPES
 from gateway.ops import serve_only
 from gateway.problem import Problem, to_oauth_json
@@ -47,6 +47,7 @@ class OAuthError(Exception):
 class OAuth:
     """Handlers of the OAuth endpoints. `public_url` is the issuer; nothing here is derived from Host."""
 
+    exchanges: Exchanges
     public_url: str
     keys: LiveKeys
     store: Store
@@ -63,11 +64,16 @@ class OAuth:
         serve_only(router, ("GET",), "/.well-known/jwks.json", self.jwks)
 
     async def token(self, request: web.Request) -> web.Response:
-        """Refuse every grant, and a malformed request as such."""
-        request[EVENT].act = "token.grant"
+        """Refuse every grant, and a malformed request as such.
+
+        A token of ours is no grant, whatever it is sent as: it has been seen in a body, and is marked exposed.
+        """
+        event = request[EVENT]
+        event.act = "token.grant"
         try:
-            form = await self._form(request)
-            grant = form.get("grant_type")
+            received = await receive(request, self.limits.body_timeout_s, MAX_FORM_BYTES)
+            await self.exchanges.expose(received.decode("utf-8", "replace"), event)
+            grant = _form(request, received).get("grant_type")
             if not grant:
                 raise OAuthError("invalid_request", "grant_type is missing.")
             raise OAuthError("unsupported_grant_type", NO_REFRESH if grant == "refresh_token" else NO_GRANT)
@@ -178,21 +184,29 @@ class OAuth:
 
     async def _form(self, request: web.Request) -> dict[str, str]:
         """The parameters of a form body, each once. Raises: OAuthError "invalid_request"."""
-        if request.query_string:
-            raise OAuthError("invalid_request", "Parameters belong into the body.")
-        if request[HEAD].content_type.partition(";")[0].strip().lower() != FORM:
-            raise OAuthError("invalid_request", f"The body has to be {FORM}.")
-        received = await receive(request, self.limits.body_timeout_s, MAX_FORM_BYTES)
-        try:
-            pairs = parse_qsl(
-                received.decode("ascii"), keep_blank_values=True, strict_parsing=True, errors="strict"
-            )
-        except ValueError:
-            raise OAuthError("invalid_request", "The body is not form-encoded.") from None
-        form = dict(pairs)
-        if len(form) != len(pairs):  # RFC 6749 3.2
-            raise OAuthError("invalid_request", "A parameter is repeated.")
-        return form
+        _refuse_other_places(request)
+        return _form(request, await receive(request, self.limits.body_timeout_s, MAX_FORM_BYTES))
+
+
+def _refuse_other_places(request: web.Request) -> None:
+    if request.query_string:
+        raise OAuthError("invalid_request", "Parameters belong into the body.")
+    if request[HEAD].content_type.partition(";")[0].strip().lower() != FORM:
+        raise OAuthError("invalid_request", f"The body has to be {FORM}.")
+
+
+def _form(request: web.Request, received: bytes) -> dict[str, str]:
+    _refuse_other_places(request)
+    try:
+        pairs = parse_qsl(
+            received.decode("ascii"), keep_blank_values=True, strict_parsing=True, errors="strict"
+        )
+    except ValueError:
+        raise OAuthError("invalid_request", "The body is not form-encoded.") from None
+    form = dict(pairs)
+    if len(form) != len(pairs):  # RFC 6749 3.2
+        raise OAuthError("invalid_request", "A parameter is repeated.")
+    return form
 
 
 def _token_of(form: dict[str, str]) -> str:

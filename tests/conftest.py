@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession, DummyCookieJar, web
+from argon2 import PasswordHasher
 from yarl import URL
 
 from gateway import sandbox
@@ -21,6 +22,8 @@ from gateway.credentials import Credentials
 from gateway.demo import ADVERTISER, EVERY_NETWORK, NETWORK, OTHER_ADVERTISER, PEOPLE, READ
 from gateway.model import Account
 
+# argon2id as it is meant to be takes a tenth of a second and 64 MiB; the tests of that ask for it.
+CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 UPSTREAM_TOKEN = "upstream-credential-of-network-33"
 
 
@@ -150,10 +153,8 @@ def configure(tmp_path: Path) -> Callable[..., Config]:
             store=Store(path=str(tmp_path / "gateway.sqlite3"), keys=str(tmp_path / "keys")),
             record=Record(path=str(tmp_path / "records.jsonl")),
             limits=Limits(
-                requests_per_minute=0,
-                failed_authentications_per_minute=0,
-                drain_timeout_s=1.0,
-                **(limits or {}),
+                **{"requests_per_minute": 0, "failed_authentications_per_minute": 0, "drain_timeout_s": 1.0}
+                | (limits or {})
             ),
         )
         return replace(made, **changes)
@@ -169,12 +170,18 @@ async def start(configure: Callable[..., Config], clock: Clock) -> AsyncIterator
     """Start a gateway in front of an upstream on a port of this machine: `await start(port, **changes)`."""
     running: list[Running] = []
 
-    async def up(upstream_port: int, *, credentials: Credentials | None = None, **changes: Any) -> Running:
+    async def up(
+        upstream_port: int,
+        *,
+        credentials: Credentials | None = None,
+        hasher: PasswordHasher | None = CHEAP,
+        **changes: Any,
+    ) -> Running:
         listening = bind("127.0.0.1", 0)
         port = listening.getsockname()[1]
         config = configure(f"http://127.0.0.1:{upstream_port}", f"http://127.0.0.1:{port}", **changes)
         given = credentials or Credentials({NETWORK.key: UPSTREAM_TOKEN}, lend_network=True)
-        gateway = await build(config, clock, credentials=given)
+        gateway = await build(config, clock, credentials=given, hasher=hasher)
         made = Running(
             gateway, port, clock, {}, ClientSession(cookie_jar=DummyCookieJar(), auto_decompress=False)
         )

@@ -1,4 +1,4 @@
-"""Tokens as JSON: create, list, show, rotate, pause, resume, delete, by a bearer token that holds `tokens:manage`.
+"""Tokens as JSON: create, list, show, rotate, pause, resume, delete, by a token with `tokens:manage` or a session.
 
 The owner of a new token is always the caller, and so is the owner of one that is rotated: whoever rotates receives
 the secret. An owner sees, pauses and deletes their own tokens; a network's administrator also those of everybody
@@ -9,7 +9,6 @@ does not exist: an unknown id and a foreign one get the same 404.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -17,21 +16,22 @@ from typing import Any, cast
 from aiohttp import web
 
 from gateway.admin import request as asked
-from gateway.authenticate import Authenticator, sees
+from gateway.admin import routes
+from gateway.admin.answers import answer, moment, nothing
+from gateway.admin.caller import Callers, administers
+from gateway.admin.routes import Route
+from gateway.authenticate import sees
 from gateway.body import Body
 from gateway.config import Limits, Tokens
-from gateway.exchange import EVENT, HEAD, TARGET, Exchanges, rfc3339
+from gateway.exchange import EVENT, TARGET, Exchanges, rfc3339
 from gateway.issue import Issuer
 from gateway.model import AccountKind, Principal
 from gateway.once import Once, once
 from gateway.problem import Problem
-from gateway.ratelimit import RateLimit
-from gateway.store import MAX_REASON_CHARS, TOKEN_STATES, Page, Store, TokenRow, UseRow, Which
+from gateway.store import MAX_REASON_CHARS, Page, Store, TokenRow, TokenState, UseRow, Which
 from gateway.tokens import scrub
 
-DEFAULT_PAGE, MAX_PAGE = 50, 200
-QUERY = frozenset({"limit", "after", "state", "owner"})
-NOTHING: frozenset[str] = frozenset()
+DEFAULT_PAGE = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +39,16 @@ class TokensApi:
     """The handlers. `clock` is in UTC seconds."""
 
     exchanges: Exchanges
-    authenticator: Authenticator
+    callers: Callers
     issuer: Issuer
     store: Store
     settings: Tokens
     limits: Limits
-    rate: RateLimit
     clock: Callable[[], float]
 
     async def create(self, request: web.Request) -> web.Response:
         """`POST /admin/api/tokens`: 201 with the token's text, this once."""
-        principal, sent = await self._secret_wanted(request, "token.create")
+        principal, sent = await self._secret_wanted(request, routes.TOKEN_CREATE)
         wanted = asked.read(sent.document, principal, self.settings, int(self.clock()))
         await self._reachable(principal, wanted.accounts)
         row, text = await self.issuer.create(
@@ -57,7 +56,7 @@ class TokensApi:
             description=wanted.description,
             scopes=wanted.scopes,
             expires_at=wanted.expires_at,
-            made_by=principal.token_id,
+            made_by=principal.maker,
             outlives_maker=wanted.outlives_maker,
             accounts=wanted.accounts,
             networks=wanted.networks,
@@ -69,7 +68,7 @@ class TokensApi:
 
     async def rotate(self, request: web.Request) -> web.Response:
         """`POST /admin/api/tokens/{id}/rotate`, `{"overlap"}`: 201 with the new text, this once; the owner alone."""
-        principal, sent = await self._secret_wanted(request, "token.rotate")
+        principal, sent = await self._secret_wanted(request, routes.TOKEN_ROTATE)
         row = await self._visible(principal, request)
         if row.owner_id != principal.owner.id:
             raise asked.on_behalf("whoever rotates a token receives its secret; pause or delete it")
@@ -85,35 +84,35 @@ class TokensApi:
 
     async def for_another(self, request: web.Request) -> web.Response:
         """Below somebody's address there are no tokens to make, whoever it is."""
-        await self._manager(request, "token.create")
+        await self.callers.ask(request, routes.TOKEN_CREATE)
         raise asked.on_behalf("POST to /admin/api/tokens")
 
     async def pause(self, request: web.Request) -> web.Response:
         """`POST /admin/api/tokens/{id}/pause`: 200, again and again."""
-        principal, _ = await self._told(request, "token.pause", NOTHING)
+        principal, _ = await self._told(request, routes.TOKEN_PAUSE)
         row = await self._visible(principal, request)
         paused = await self.store.pause_token(row.id, by=principal.owner.id, at=int(self.clock()))
-        return _json(await self._shown(paused or row))
+        return answer(await self._shown(paused or row))
 
     async def resume(self, request: web.Request) -> web.Response:
         """`POST /admin/api/tokens/{id}/resume`: 200, again and again; an administrator's pause is theirs to end."""
-        principal, _ = await self._told(request, "token.resume", NOTHING)
+        principal, _ = await self._told(request, routes.TOKEN_RESUME)
         row = await self._visible(principal, request)
         resumed = await self.store.resume_token(
-            row.id, by=principal.owner.id, anybodys=_administers(principal), at=int(self.clock())
+            row.id, by=principal.owner.id, anybodys=administers(principal), at=int(self.clock())
         )
-        return _json(await self._shown(resumed or row))
+        return answer(await self._shown(resumed or row))
 
     async def pause_many(self, request: web.Request) -> web.Response:
         """`POST /admin/api/tokens/pause`: the ids of those that were paused by it, at most 500, and whether there are
         more. Again until there are none."""
-        which, principal, _ = await self._many(request, "token.pause-many", NOTHING)
+        which, principal, _ = await self._many(request, routes.TOKEN_PAUSE_MANY)
         page = await self.store.pause_tokens(which, by=principal.owner.id, at=int(self.clock()))
         return _many(page)
 
     async def delete_many(self, request: web.Request) -> web.Response:
         """`POST /admin/api/tokens/delete`, optionally with a reason: as `pause_many`."""
-        which, principal, document = await self._many(request, "token.delete-many", frozenset({"reason"}))
+        which, principal, document = await self._many(request, routes.TOKEN_DELETE_MANY)
         page = await self.store.delete_tokens(
             which, by=principal.owner.id, reason=_reason(document), at=int(self.clock())
         )
@@ -121,27 +120,22 @@ class TokensApi:
 
     async def list(self, request: web.Request) -> web.Response:
         """`GET /admin/api/tokens?limit&after&state&owner`: newest first, never with a secret."""
-        principal = await self._manager(request, "token.list")
-        asked.refuse_unknown(request.query, QUERY)
-        limit = _limit(request.query.get("limit"))
-        state = request.query.get("state")
-        if state is not None and state not in TOKEN_STATES:
-            raise asked.invalid("state", f"has to be one of {', '.join(TOKEN_STATES)}")
+        principal = await self._asked(request, routes.TOKEN_LIST)
         page = await self.store.list_tokens(
             owner_id=self._listed_owner(principal, request.query.get("owner")),
-            network=principal.owner.account.id if _administers(principal) else None,
-            state=state,
+            network=principal.owner.account.id if administers(principal) else None,
+            state=cast(TokenState | None, request.query.get("state")),
             after=request.query.get("after"),
-            limit=limit,
+            limit=int(request.query.get("limit", DEFAULT_PAGE)),
             now=self.clock(),
         )
         used = await self.store.uses([row.id for row in page.rows], now=self.clock())
         rows = [self._listed(row, used.get(row.id)) for row in page.rows]
-        return _json({"tokens": rows, "next": page.next})
+        return answer({"tokens": rows, "next": page.next})
 
     def _listed_owner(self, principal: Principal, owner: str | None) -> str | None:
         """Whose tokens are listed: one's own, or for an administrator whoever is asked for, else everybody's."""
-        if owner == "me" or not _administers(principal):
+        if owner == "me" or not administers(principal):
             if owner not in (None, "me", principal.owner.id):
                 raise Problem("not-found", "There is no such owner.")
             return principal.owner.id
@@ -149,62 +143,49 @@ class TokensApi:
 
     async def show(self, request: web.Request) -> web.Response:
         """`GET /admin/api/tokens/{id}`."""
-        principal = await self._manager(request, "token.show")
-        asked.refuse_unknown(request.query, NOTHING)
-        return _json(await self._shown(await self._visible(principal, request)))
+        principal = await self._asked(request, routes.TOKEN_SHOW)
+        return answer(await self._shown(await self._visible(principal, request)))
 
     async def delete(self, request: web.Request) -> web.Response:
         """`DELETE /admin/api/tokens/{id}`, optionally `{"reason"}`: 204, again and again."""
-        principal, document = await self._told(request, "token.delete", frozenset({"reason"}))
+        principal, document = await self._told(request, routes.TOKEN_DELETE)
         row = await self._visible(principal, request)
         await self.store.delete_token(
             row.id, by=principal.owner.id, reason=_reason(document), at=int(self.clock())
         )
-        return web.Response(status=204, headers={"Gateway-Answer": "ok"})
+        return nothing()
 
-    async def _manager(self, request: web.Request, act: str) -> Principal:
-        event = request[EVENT]
-        event.act = act
-        principal = event.principal = await self.authenticator.principal(
-            request[HEAD].authorization, event.client
-        )
-        if "tokens:manage" not in principal.scopes:
-            raise Problem("insufficient-scope", "This needs the scope tokens:manage.", scope="tokens:manage")
-        self.rate.spend(principal.token_id)
-        return principal
-
-    async def _sent(self, request: web.Request, act: str) -> tuple[Principal, Body]:
-        """Who asks, and the body: while it came, the token that asks can have been deleted."""
-        principal = await self._manager(request, act)
+    async def _sent(self, request: web.Request, route: Route) -> tuple[Principal, Body]:
+        """Who asks, and the body: while it came, the token or session that asks can have ended."""
+        principal = await self.callers.ask(request, route)
         sent = await self.exchanges.receive_json(request, self.limits)
         if sent.raw:
-            event = request[EVENT]
-            principal = event.principal = await self.authenticator.principal(
-                request[HEAD].authorization, event.client
-            )
+            principal = await self.callers.prove(request, route)
         return principal, sent
 
-    async def _secret_wanted(self, request: web.Request, act: str) -> tuple[Principal, Body]:
+    async def _secret_wanted(self, request: web.Request, route: Route) -> tuple[Principal, Body]:
         """A request for a secret, which nobody asks for in another's name. Raises: Problem "on-behalf-of"."""
-        principal, sent = await self._sent(request, act)
+        principal, sent = await self._sent(request, route)
         asked.refuse_on_behalf(sent.keys | request[TARGET].query_names)
         asked.refuse_acting_headers(request.headers)
-        asked.refuse_unknown(request.query, NOTHING)
+        route.query.check_query(request.query)
+        route.body.check(sent.document)
         return principal, sent
 
-    async def _told(
-        self, request: web.Request, act: str, known: frozenset[str]
-    ) -> tuple[Principal, dict[str, Any]]:
-        principal, sent = await self._sent(request, act)
-        asked.refuse_unknown(request.query, NOTHING)
-        asked.refuse_unknown(sent.document, known)
+    async def _told(self, request: web.Request, route: Route) -> tuple[Principal, dict[str, Any]]:
+        principal, sent = await self._sent(request, route)
+        route.query.check_query(request.query)
+        route.body.check(sent.document)
         return principal, sent.document
 
-    async def _many(
-        self, request: web.Request, act: str, more: frozenset[str]
-    ) -> tuple[Which, Principal, dict[str, Any]]:
-        principal, document = await self._told(request, act, more.union(asked.SELECTORS))
-        if not _administers(principal):
+    async def _asked(self, request: web.Request, route: Route) -> Principal:
+        principal = await self.callers.ask(request, route)
+        route.query.check_query(request.query)
+        return principal
+
+    async def _many(self, request: web.Request, route: Route) -> tuple[Which, Principal, dict[str, Any]]:
+        principal, document = await self._told(request, route)
+        if not administers(principal):
             raise Problem("denied", "Only an administrator of a network acts on many tokens at once.")
         which = asked.read_selection(document, principal)
         request[EVENT].subject = which.owner_id or which.made_by  # of the tokens each row says who and when
@@ -232,8 +213,8 @@ class TokensApi:
         return row
 
     async def _made(self, row: TokenRow, text: str) -> web.Response:
-        answer = {"id": row.id, "token": text} | await self._shown(row)
-        return _json(answer, 201, {"Location": f"/admin/api/tokens/{row.id}"})
+        document = {"id": row.id, "token": text} | await self._shown(row)
+        return answer(document, 201, {"Location": f"/admin/api/tokens/{row.id}"})
 
     async def _shown(self, row: TokenRow) -> dict[str, object]:
         used = await self.store.uses([row.id], now=self.clock())
@@ -249,14 +230,14 @@ class TokensApi:
             "owner": row.owner_id,
             "created_at": rfc3339(row.created_at),
             "expires_at": rfc3339(row.expires_at),
-            "not_before": _moment(row.not_before),
-            "rotated_at": _moment(row.rotated_at),
-            "overlap_until": _moment(row.earlier_until),
-            "paused_at": _moment(row.paused_at),
+            "not_before": moment(row.not_before),
+            "rotated_at": moment(row.rotated_at),
+            "overlap_until": moment(row.earlier_until),
+            "paused_at": moment(row.paused_at),
             "paused_by": row.paused_by,
-            "exposed_at": _moment(row.exposed_at),
-            "rotate_by": _moment(row.rotate_by),
-            "deleted_at": _moment(row.deleted_at),
+            "exposed_at": moment(row.exposed_at),
+            "rotate_by": moment(row.rotate_by),
+            "deleted_at": moment(row.deleted_at),
             "deleted_by": row.deleted_by,
             "delete_reason": row.delete_reason,
             "made_by": row.made_by,
@@ -267,31 +248,10 @@ class TokensApi:
             "last_used_at": None if used is None else rfc3339(used.at),
             "last_used_from": None if used is None else used.network,
             "last_used_for": None if used is None else used.operation,
-            "old_secret_used_at": None if used is None else _moment(used.earlier_at),
+            "old_secret_used_at": None if used is None else moment(used.earlier_at),
             "uses_24h": 0 if used is None else used.in_24h,
             "uses_30d": 0 if used is None else used.in_30d,
         }
-
-
-def make_app(tokens: TokensApi) -> web.Application:
-    """The sub-app, to be mounted at `/admin/`."""
-    app = web.Application()
-    app.router.add_post("/api/tokens", tokens.create)
-    app.router.add_get("/api/tokens", tokens.list, allow_head=False)
-    app.router.add_post("/api/tokens/pause", tokens.pause_many)
-    app.router.add_post("/api/tokens/delete", tokens.delete_many)
-    app.router.add_get("/api/tokens/{id}", tokens.show, allow_head=False)
-    app.router.add_delete("/api/tokens/{id}", tokens.delete)
-    app.router.add_post("/api/tokens/{id}/rotate", tokens.rotate)
-    app.router.add_post("/api/tokens/{id}/pause", tokens.pause)
-    app.router.add_post("/api/tokens/{id}/resume", tokens.resume)
-    for others in ("users", "owners", "accounts"):
-        app.router.add_post(f"/api/{others}/{{id}}/tokens", tokens.for_another)
-    return app
-
-
-def _administers(principal: Principal) -> bool:
-    return principal.owner.administrator and principal.owner.account.kind == "network"
 
 
 def _once(request: web.Request, principal: Principal, sent: Body) -> Once | None:
@@ -301,7 +261,7 @@ def _once(request: web.Request, principal: Principal, sent: Body) -> Once | None
 
 
 def _many(page: Page[str]) -> web.Response:
-    return _json({"tokens": [*page.rows], "more": page.next is not None})
+    return answer({"tokens": [*page.rows], "more": page.next is not None})
 
 
 def _reason(document: dict[str, Any]) -> str:
@@ -311,19 +271,3 @@ def _reason(document: dict[str, Any]) -> str:
     if scrub(reason) != reason:
         raise asked.invalid("reason", "holds a token, or a piece of one")
     return reason
-
-
-def _limit(text: str | None) -> int:
-    if text is None:
-        return DEFAULT_PAGE
-    if re.fullmatch("[0-9]{1,3}", text, re.ASCII) is None or not 1 <= int(text) <= MAX_PAGE:
-        raise asked.invalid("limit", f"has to be a number from 1 to {MAX_PAGE}")
-    return int(text)
-
-
-def _moment(seconds: int | None) -> str | None:
-    return None if seconds is None else rfc3339(seconds)
-
-
-def _json(document: dict[str, Any], status: int = 200, fields: dict[str, str] | None = None) -> web.Response:
-    return web.json_response(document, status=status, headers={"Gateway-Answer": "ok", **(fields or {})})

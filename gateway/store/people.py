@@ -46,10 +46,11 @@ class NewCode:
 
 @dataclass(frozen=True, slots=True)
 class FirstToken:
-    """The token that the operator makes for a user: it stands for their sign-in, for an hour."""
+    """The token that the operator makes for a user: it stands for their sign-in, for an hour. `key_id` signs it."""
 
     jti_digest: bytes = field(repr=False)
     expires_at: int
+    key_id: str
 
 
 class People(Protocol):

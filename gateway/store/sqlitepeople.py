@@ -19,7 +19,7 @@ from gateway.store.given import bindable, check_account, check_role, clean_email
 from gateway.store.people import FirstToken, NewCode, NewSession, SessionRow
 from gateway.store.rows import TokenRow, UserRow, folded, new_token_id, new_user_id
 from gateway.store.statements import INSERT_TOKEN, USER_BY_ID
-from gateway.store.transaction import bump, ensure_account, one_user, rows_of
+from gateway.store.transaction import bump, ensure_account, one_user, rows_of, signed
 from gateway.tokens import MAX_TIME
 
 T = TypeVar("T")
@@ -310,4 +310,5 @@ async def _first_token(
             "tokens:manage", now, token.expires_at, None, False, True, None, None, None,
         ),
     )  # fmt: skip
+    await signed(db, token.jti_digest, token.key_id)
     return token_row(made[0])

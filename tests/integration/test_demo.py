@@ -85,6 +85,15 @@ def test_the_line_has_exactly_the_keys_of_the_contract(demo):
     assert all(user["email"] and user["password"] for user in demo.said["users"].values())
 
 
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_everybody_of_the_line_signs_in_with_their_password(demo, name):
+    user = demo.said["users"][name]
+    answer = ask(demo.url, "/admin/api/session", method="POST", body=user)
+    assert answer.status == 201
+    assert answer.json["user"]["email"] == user["email"]
+    assert ask(demo.url, "/admin/api/session", method="POST", body=user | {"password": "x"}).status == 401
+
+
 def test_the_line_says_where_everything_is(demo):
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+", demo.url)
     assert demo.said["admin"] == demo.url + "/admin/"

@@ -9,6 +9,7 @@ import pytest
 
 from gateway.model import SCOPES, Account
 from tests.conftest import add_person
+from tests.people import sign_in, with_password
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 MANAGE = ("transactions:read", "tokens:manage")
@@ -107,6 +108,32 @@ async def test_each_act_is_recorded_with_its_name(gateway):
     assert (record["problem"], record["outcome"]) == ("unsupported_grant_type", "refused")
 
 
+@pytest.mark.parametrize(
+    ("body", "headers", "error"),
+    [
+        (b"grant_type=refresh_token&refresh_token=@", FORM, "unsupported_grant_type"),
+        (b"grant_type=refresh_token&refresh_token=#", FORM, "unsupported_grant_type"),
+        (b"grant_type=authorization_code&code=@", FORM, "unsupported_grant_type"),
+        (b"grant_type=@", FORM, "unsupported_grant_type"),
+        (b"refresh_token=@", FORM, "invalid_request"),
+        (b"@", FORM, "invalid_request"),
+        (b'{"refresh_token": "@"}', {"Content-Type": "application/json"}, "invalid_request"),
+    ],
+)
+async def test_a_token_of_ours_is_no_grant_and_is_marked_exposed(gateway, body, headers, error):
+    made = await gateway.create(scopes=["network:read"])
+    text = made["token"].encode()
+    encoded = "".join(f"%{byte:02X}" for byte in text).encode()
+    sent = body.replace(b"@", text).replace(b"#", encoded)
+    answer = await post(gateway, "/oauth/token", body=sent, headers=headers)
+    assert_oauth_error(answer, error)
+    assert text not in answer.body
+    record = gateway.records()[-1]
+    assert (record["act"], record["subject"]) == ("token.exposed", made["id"])
+    shown = (await gateway.get(f"/admin/api/tokens/{made['id']}", "network_admin")).json
+    assert shown["state"] == "exposed"
+
+
 # --- introspection
 
 
@@ -179,6 +206,29 @@ async def test_introspection_shows_when_an_exposed_token_ends(gateway, clock):
     await gateway.get(f"/gateway/token?x={made['token']}")
     found = (await introspect(gateway, made["token"])).json
     assert (found["active"], found["exp"]) == (True, int(clock()) + 24 * 3600)
+
+
+async def test_introspection_is_no_oracle_for_who_may_not_see(gateway):
+    """A live token of somebody else, one that ended and one that never was: one answer, to the byte."""
+    await add_person(gateway, "plain", Account("network", "33", "33"), scopes=MANAGE)
+    gone = await gateway.create()
+    await gateway.request("DELETE", f"/admin/api/tokens/{gone['id']}", "network_admin")
+    forged = gateway.tokens["network"][:-6] + "AAAAAA"
+    seen = set()
+    for text in (gateway.tokens["network_admin"], gone["token"], forged, "x"):
+        answer = await introspect(gateway, text, "plain")
+        fields = {k: v for k, v in answer.headers.items() if k not in ("Date", "Gateway-Request-Id")}
+        seen.add((answer.status, answer.body, tuple(sorted(fields.items()))))
+        assert "subject" not in gateway.records()[-1]
+    assert len(seen) == 1
+
+
+async def test_a_session_does_not_introspect(gateway):
+    await with_password(gateway, "network_admin")
+    somebody = await sign_in(gateway)
+    form = urlencode({"token": gateway.tokens["network"]}).encode()
+    answer = await somebody.ask("POST", "/oauth/introspect", headers=FORM, data=form)
+    assert (answer.status, answer.problem) == (401, "no-credential")
 
 
 # --- revocation

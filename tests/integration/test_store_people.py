@@ -81,7 +81,7 @@ async def test_a_user_comes_with_account_and_code_or_not_at_all(store):
 
 async def test_the_first_token_comes_with_its_user_or_not_at_all(store):
     jti = new_jti()
-    first = FirstToken(jti_digest(jti), NOW + HOUR)
+    first = FirstToken(jti_digest(jti), NOW + HOUR, "ivg-key")
     user, token = await store.people.add("a@example.com", NETWORK, "super", True, first=first)
     assert token is not None
     assert (token.owner_id, token.bootstrap, token.scopes) == (user.id, True, ("tokens:manage",))
