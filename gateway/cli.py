@@ -12,18 +12,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from gateway import __version__, config, keyscli, policycli, scancli
+from gateway import __version__, config, keyscli, policycli, scancli, usercli
 from gateway.command import ASKED_WRONGLY, DONE, FAULTS
 from gateway.command import read as _read
 from gateway.command import wrong as _wrong
-from gateway.model import ACCOUNT_KINDS, ROLES, Account, AccountKind, Role
 from gateway.problem import Problem
 from gateway.tomlfile import ConfigError, Fault, Lines
 
 if TYPE_CHECKING:
     from gateway.store import Store, TokenRow, UseRow
 
-HOUR_S = 3600
 OPERATOR = "command line"
 """Who acted, where no user did: no id of a user looks like it."""
 
@@ -59,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_sandbox(commands)
     _add_serve(commands)
-    _add_user(commands)
+    usercli.add(commands)
     _add_token(commands)
     policycli.add(commands)
     keyscli.add(commands)
@@ -204,68 +202,7 @@ def _check(options: argparse.Namespace) -> int:
     return DONE
 
 
-# --- people and tokens
-
-
-def _add_user(commands: Any) -> None:
-    group = commands.add_parser("user", help="people of an account").add_subparsers(
-        title="commands", metavar="COMMAND", required=True
-    )
-    it = group.add_parser("add", help="add a user, and their account when it is new")
-    it.add_argument("email")
-    it.add_argument("--config", required=True, metavar="FILE")
-    it.add_argument(
-        "--account", required=True, metavar="KIND:ID", help="such as network:33 or advertiser:706"
-    )
-    it.add_argument("--network", metavar="ID", help="the network an advertiser or affiliate belongs to")
-    it.add_argument("--role", choices=ROLES, default="super")
-    it.add_argument("--administrator", action="store_true")
-    it.add_argument(
-        "--bootstrap-token", action="store_true",
-        help="print, this once, a one-hour token with which the user makes their own",
-    )  # fmt: skip
-    it.set_defaults(command=_user_add)
-
-
-def _user_add(options: argparse.Namespace) -> int:
-    from gateway import serve
-    from gateway.issue import Issuer
-    from gateway.store import open_store
-    from gateway.store.keys import LiveKeys
-
-    kind, _, number = options.account.partition(":")
-    if kind not in ACCOUNT_KINDS or not number:
-        return _wrong("--account has to be such as network:33, advertiser:706 or affiliate:808")
-    network = number if kind == "network" else options.network
-    if not network or (kind == "network" and options.network not in (None, number)):
-        return _wrong("--network has to name the network that the account belongs to")
-    settings = _read(options.config)
-    account = Account(cast(AccountKind, kind), number, network)
-
-    async def add() -> None:
-        # Keys that cannot be used are found before a user is added who could then get no token.
-        keys = LiveKeys(settings.store.keys) if options.bootstrap_token else None
-        store = await open_store(settings.store, time.time)
-        try:
-            user = await store.add_user(
-                options.email, account, cast(Role, options.role), options.administrator
-            )
-            print(f"user: {user.id} {user.email} {account.key} {user.role}", file=sys.stderr)
-            if keys is not None:
-                _, text = await Issuer(store, keys, settings.public_url).create(
-                    owner_id=user.id,
-                    description="bootstrap token made by the operator",
-                    scopes=("tokens:manage",),
-                    expires_at=int(time.time()) + HOUR_S,
-                    bootstrap=True,
-                )
-                print("bootstrap token, shown this once and valid for one hour:", file=sys.stderr)
-                print(text)
-        finally:
-            await store.close()
-
-    serve.run(add())
-    return DONE
+# --- tokens
 
 
 def _add_token(commands: Any) -> None:

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +39,8 @@ def programs(tmp_path: Path) -> Iterator[Programs]:
         ["check", "config.toml"],
         ["user"],
         ["user", "add", "a@example.com", "--account", "network:33"],
+        ["user", "list"],
+        ["user", "disable", "--config", "config.toml"],
         ["token", "delete", "--config", "config.toml"],
         ["policy", "explain", ON_NI],
         ["sandbox", "--host", "0.0.0.0"],  # every address
@@ -237,8 +240,10 @@ def test_token_delete_ends_a_token_once_and_says_so_again(made):
 
 def test_a_user_is_added_once(made):
     code, out, err = made.run("user", "add", "twice@example.com", *PEOPLE)
-    assert (code, out) == (0, "")
-    assert re.fullmatch(r"user: usr_\w+ twice@example\.com network:33 manager\n", err.replace("-", "_"))
+    assert code == 0
+    assert re.fullmatch(r"[A-Za-z0-9_-]{43}\n", out)
+    said = r"user: usr_[\w-]+ twice@example\.com network:33 manager\nactivation code, shown this once .*:\n"
+    assert re.fullmatch(said, err)
     code, out, err = made.run("user", "add", " TWICE@Example.com", *PEOPLE, "--bootstrap-token")
     assert (code, out, err) == (1, "", "invalid-input: Another user has this e-mail address\n")
 
@@ -260,6 +265,96 @@ def test_a_user_is_not_added_when_their_bootstrap_token_could_not_be_made(progra
     assert "chmod 0700" in err
     keys.chmod(0o700)
     assert programs.run(*run)[0] == 0
+
+
+def users(made: Made) -> dict[str, dict[str, Any]]:
+    code, out, _ = made.run("user", "list", "--json")
+    assert code == 0
+    return {row["email"]: row for row in map(json.loads, out.splitlines())}
+
+
+def by_code(url: str, code: str, password: str) -> int:
+    return ask(url, "/admin/api/password", method="POST", body={"code": code, "password": password}).status
+
+
+def signs_in(url: str, email: str, password: str) -> int:
+    body = {"email": email, "password": password}
+    return ask(url, "/admin/api/session", method="POST", body=body).status
+
+
+def test_what_the_operator_does_to_people_is_felt_by_the_gateway_that_runs(made):
+    """add → activate → disable → enable → reset, while it serves; each secret once, to standard output alone."""
+    program = made.site.serve(made.programs)
+    try:
+        url, first, second = made.site.url, "a brand new passphrase", "another new passphrase"
+        code, activation, err = made.run("user", "add", "live@example.com", *PEOPLE)
+        assert (code, activation.strip() in err) == (0, False)
+        assert by_code(url, activation.strip(), first) == 204
+        assert by_code(url, activation.strip(), first) == 403
+        assert signs_in(url, "live@example.com", first) == 201
+        assert made.run("user", "disable", "LIVE@example.com")[0] == 0
+        assert users(made)["live@example.com"]["state"] == "disabled"
+        assert signs_in(url, "live@example.com", first) == 401
+        assert made.run("user", "reset", "live@example.com")[0] == 1
+        assert made.run("user", "enable", "live@example.com")[0] == 0
+        assert signs_in(url, "live@example.com", first) == 201
+        code, reset, err = made.run("user", "reset", "live@example.com")
+        assert (code, reset.strip() in err) == (0, False)
+        assert signs_in(url, "live@example.com", first) == 201
+        assert by_code(url, reset.strip(), second) == 204
+        assert signs_in(url, "live@example.com", first) == 401
+        assert signs_in(url, "live@example.com", second) == 201
+    finally:
+        assert program.stop() == 0
+    records = [json.loads(line) for line in (made.site.folder / "records.jsonl").read_text().splitlines()]
+    mine = [record for record in records if record["surface"] == "command" and record["act"] != "user.list"]
+    mine = [record for record in mine if record.get("subject") == users(made)["live@example.com"]["id"]]
+    assert [(record["act"], record["outcome"]) for record in mine] == [
+        ("user.add", "complete"), ("user.disable", "complete"), ("user.reset", "refused"),
+        ("user.enable", "complete"), ("user.reset", "complete"),
+    ]  # fmt: skip
+    everything = b"".join(file.read_bytes() for file in made.site.folder.glob("gateway.sqlite3*"))
+    everything += (made.site.folder / "records.jsonl").read_bytes() + program.stderr.encode()
+    for secret in (activation.strip(), reset.strip(), first, second):
+        assert secret.encode() not in everything
+
+
+def test_user_list_shows_who_and_nothing_secret(made):
+    found = users(made)["admin@example.com"]
+    assert found.keys() == {"id", "email", "account", "network", "role", "administrator", "state"}
+    assert (found["account"], found["administrator"], found["state"]) == ("network:33", True, "active")
+    code, out, err = made.run("user", "list", "--network", "33")
+    assert (code, err) == (0, "")
+    assert re.search(
+        r"^usr_[\w-]+  active  network:33  33  super  administrator  admin@example\.com$", out, re.M
+    )
+    assert made.run("user", "list", "--network", "34") == (0, "", "")
+
+
+@pytest.mark.parametrize("word", ["disable", "enable", "reset"])
+def test_nobody_unknown_is_managed_and_the_attempt_is_recorded(made, word):
+    assert made.run("user", word, "x@example.com") == (1, "", "not-found: there is no user x@example.com\n")
+    last = json.loads((made.site.folder / "records.jsonl").read_text().splitlines()[-1])
+    assert (last["act"], last["problem"], last["outcome"]) == (f"user.{word}", "not-found", "refused")
+
+
+def test_the_operator_disables_whoever_it_is_also_the_last_administrator(programs, tmp_path):
+    site = Site(tmp_path, "http://127.0.0.1:9")
+    bootstrap = site.add_administrator(programs)
+    assert programs.run(*site.command("user", "disable", "admin@example.com"))[0] == 0
+    program = site.serve(programs)
+    assert ask(site.url, "/gateway/token", bootstrap).status == 401
+    assert program.stop() == 0
+
+
+def test_nothing_is_done_that_cannot_be_recorded(programs, tmp_path):
+    site = Site(tmp_path, "http://127.0.0.1:9")
+    (tmp_path / "records.jsonl").mkdir()
+    code, out, err = programs.run(*site.command("user", "add", "a@example.com"), *PEOPLE)
+    assert (code, out) == (1, "")
+    assert err.startswith("IsADirectoryError")
+    (tmp_path / "records.jsonl").rmdir()
+    assert programs.run(*site.command("user", "list")) == (0, "", "")
 
 
 # --- policies

@@ -29,9 +29,9 @@ LADDER = str.split("""
 model problem tomlfile config command
 tokens once finder target headers body operation words policyfile policy columns table compile proof cases
 contract mutation matrix difference replay matrixpage load ratelimit metrics shadow
-reply connection upstream store scan audit lastuse credentials verdicts authenticate issue
+reply connection upstream store scan audit lastuse credentials verdicts authenticate issue passwords signin
 inforce exchange ops flow selfservice oauth admin lean wire selftest
-app reload serve sandbox demo policycli scancli keyscli cli __main__
+app reload serve sandbox demo policycli scancli keyscli usercli cli __main__
 """)
 
 
