@@ -137,6 +137,10 @@ def read_rotation(
     overlap = document.get("overlap", 0)
     if type(overlap) is not int or overlap not in OVERLAPS_S:
         raise invalid("overlap", f"has to be one of {', '.join(map(str, OVERLAPS_S))} seconds")
+    if token.bootstrap:  # it stands for a sign-in and bounds nothing, so its hour must not begin again
+        raise beyond(
+            "overlap", "is for no bootstrap token: it ends with its hour, and makes others until then"
+        )
     if not maker.bootstrap and token.id != maker.token_id:
         _refuse_beyond(token, maker)
     return Rotation(

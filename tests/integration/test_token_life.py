@@ -257,6 +257,16 @@ async def test_a_bootstrap_token_stands_for_its_owner_and_rotates_all_of_theirs(
     assert answer.json["expires_at"] == rfc3339(int(clock()) + 90 * DAY)
 
 
+async def test_the_hour_of_a_bootstrap_token_does_not_begin_again(people, clock):
+    row, text = await people.gateway.issuer.create(
+        owner_id=people.owners["plain"], description="bootstrap", scopes=("tokens:manage",),
+        expires_at=int(clock()) + HOUR, bootstrap=True,
+    )  # fmt: skip
+    for asks in (text, "plain"):
+        assert_problem(await post(people, f"/{row.id}/rotate", asks), 403, "beyond-maker", "overlap")
+    assert (await shown(people, row.id, "plain"))["rotated_at"] is None
+
+
 async def test_a_deleted_token_gets_nothing_by_a_body_that_comes_slowly(gateway):
     made = await gateway.create()
     own = (await gateway.get(SELF, "network_admin")).json["id"]
