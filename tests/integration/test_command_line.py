@@ -432,7 +432,7 @@ def test_policy_test_as_json_counts_and_names(programs, own_set):
     code, out, _ = programs.run("policy", "test", "--json", "--policies", str(own_set))
     document = json.loads(out)
     assert code == 1
-    assert set(document) == {"passed", "failed", "untested"}
+    assert set(document) == {"passed", "failed", "moved", "untested"}
     assert set(document["failed"][0]) == {"name", "file", "line", "text"}
 
 
