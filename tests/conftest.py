@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,11 +34,12 @@ _compiled: dict[tuple[Operation, ...], bytes] = {}
 
 
 @pytest.fixture(autouse=True)
-def compiled_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The shipped policies are compiled once for all tests: a fifth of a second for each gateway otherwise.
+def one_process_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a gateway does once in its process would be done for every test here.
 
-    Each has a table of its own, as a worker gets it from its keeper. And what a gateway froze when it started is let
-    go: it would be kept for good, gateway for gateway.
+    The shipped policies are compiled once: a fifth of a second for each gateway otherwise. Each has a table of its
+    own, as a worker gets it from its keeper. And the collector is left alone, which a gateway tells to keep for good
+    all that there is when it starts.
     """
 
     def load(config: Config, catalogue: Catalogue) -> Table:
@@ -51,8 +51,7 @@ def compiled_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return Table.unpack(_compiled[operations])
 
     monkeypatch.setattr("gateway.load.load_policies", load)
-    yield
-    gc.unfreeze()
+    monkeypatch.setattr("gateway.app._calm_collector", lambda: None)
 
 
 class Clock:
