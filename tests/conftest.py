@@ -38,8 +38,7 @@ def one_process_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a gateway does once in its process would be done for every test here.
 
     The shipped policies are compiled once: a fifth of a second for each gateway otherwise. Each has a table of its
-    own, as a worker gets it from its keeper. And the collector is left alone, which a gateway tells to keep for good
-    all that there is when it starts.
+    own, as a worker gets it from its keeper.
     """
 
     def load(config: Config, catalogue: Catalogue) -> Table:
@@ -51,7 +50,6 @@ def one_process_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
         return Table.unpack(_compiled[operations])
 
     monkeypatch.setattr("gateway.load.load_policies", load)
-    monkeypatch.setattr("gateway.app._calm_collector", lambda: None)
 
 
 class Clock:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import Record, SideListener, Store
+from gateway.config import Admin, Record, SideListener, Store
 
 NI = "/api/2022-08-01/33/advertisers.json"
 
@@ -175,7 +175,7 @@ async def test_a_listener_of_their_own_takes_operations_off_the_public_one(start
 
 
 async def test_the_admin_api_may_sit_on_a_listener_of_its_own(start, upstream):
-    running = await start(upstream.port, admin=SideListener(port=0))
+    running = await start(upstream.port, admin=Admin(port=0))
     assert (await running.get("/admin/api/tokens", "network_admin")).status == 404
     aside = replace(running, port=running.gateway._runners[1].addresses[0][1])
     assert (await aside.get("/admin/api/tokens", "network_admin")).status == 200
