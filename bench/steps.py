@@ -32,11 +32,12 @@ from bench.processes import (
 from bench.report import note, number, percentile, say, table
 from bench.systems import Starter
 from gateway import config, headers, target, tokens
-from gateway.app import Gateway, build, load_catalogue, load_policies
+from gateway.app import Gateway, build
 from gateway.authenticate import Authenticator, as_principal
 from gateway.compile import compile
 from gateway.connection import UpstreamRequest
 from gateway.credentials import Credentials
+from gateway.load import load_catalogue, load_policies
 from gateway.model import Account, AuditEvent, Decision, Moment, Owner, Principal
 from gateway.policy import PolicySet, relation
 from gateway.proof import prove

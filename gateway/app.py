@@ -27,11 +27,7 @@ from gateway.inforce import Outcome, Policies
 from gateway.issue import Issuer
 from gateway.lastuse import LastUse
 from gateway.lean import Lean
-from gateway.load import check_policies as check_policies
-from gateway.load import load_catalogue as load_catalogue
-from gateway.load import load_policies as load_policies
-from gateway.load import load_sets
-from gateway.load import load_shadow as load_shadow
+from gateway.load import load_catalogue, load_sets
 from gateway.metrics import Metrics
 from gateway.oauth import OAuth
 from gateway.ops import Operations
@@ -63,7 +59,6 @@ class Gateway:
     verdicts: Verdicts
     exchanges: Exchanges
     metrics: Metrics
-    shadow: Shadow | None
     uses: LastUse
     passwords: Passwords
     lean: Lean | None
@@ -100,6 +95,14 @@ class Gateway:
         await runner.setup()
         self._runners.append(runner)
         await web.SockSite(runner, listening, ssl_context=tls, backlog=1024).start()
+
+    def holder(self, settings: SideListener) -> web.Application:
+        """What serves a surface: an application on a listener of its own where it has one, else the public one."""
+        if settings.port is None:
+            return self.public
+        aside = _application(self.exchanges)
+        self.side.append((settings, aside))
+        return aside
 
     def reloaded(self, outcome: Outcome) -> None:
         """A reload of the policies has ended: what readiness and metrics tell of it."""
@@ -194,13 +197,9 @@ async def build(
     store = await open_store(config.store, clock)
     live = None
     if credentials is None:
-        try:
-            live = await LiveCredentials.open(config, store)
-        except BaseException:
-            await store.close()
-            raise
+        live = await _open_credentials(config, store)
         credentials = live.credentials
-    limits, tokens = config.limits, config.tokens
+    limits = config.limits
     verdicts = Verdicts(store, clock, limits.remembered_tokens)
     authenticator = Authenticator(
         store,
@@ -212,93 +211,89 @@ async def build(
         tuple(ip_network(cidr) for cidr in config.listen.trusted_proxies),
     )
     uses = LastUse(store)
-    exchanges = Exchanges(recorder, authenticator, metrics, tokens.exposed_hours, clock, uses)
+    exchanges = Exchanges(recorder, authenticator, metrics, config.tokens.exposed_hours, clock, uses)
     upstream = Upstream(config.upstream)
     rate = RateLimit("token", limits.requests_per_minute, time.monotonic)
-    shadow = None
-    if policies.tried is not None:
-        shadow = Shadow(policies.tried, metrics)
-        policies.when_changed(shadow.follow)
     flow = Flow(
-        exchanges,
-        authenticator,
-        catalogue,
-        policies,
-        store,
-        credentials,
-        upstream,
-        recorder,
-        rate,
-        limits,
-        shadow,
+        exchanges=exchanges,
+        authenticator=authenticator,
+        catalogue=catalogue,
+        policies=policies,
+        store=store,
+        credentials=credentials,
+        upstream=upstream,
+        recorder=recorder,
+        rate=rate,
+        limits=limits,
+        shadow=Shadow(metrics),
     )
     issuer = Issuer(store, keys, config.public_url, clock)
-    oauth = OAuth(exchanges, config.public_url, keys, store, authenticator, clock, limits)
-    operations = Operations(store, recorder, policies, metrics)
-    asking = RateLimit("can", limits.requests_per_minute, time.monotonic)
-    self_service = SelfService(flow, asking)
     passwords = Passwords(hasher)
+    gateway = Gateway(
+        config=config,
+        policies=policies,
+        store=store,
+        issuer=issuer,
+        recorder=recorder,
+        upstream=upstream,
+        verdicts=verdicts,
+        exchanges=exchanges,
+        metrics=metrics,
+        uses=uses,
+        passwords=passwords,
+        lean=await _lean(config, flow, live, metrics),
+        credentials=live,
+        public=_application(exchanges),
+        side=[],
+    )
+    oauth = OAuth(exchanges, config.public_url, keys, store, authenticator, clock, limits)
+    oauth.add_routes(gateway.public.router)
+    asking = RateLimit("can", limits.requests_per_minute, time.monotonic)
+    SelfService(flow, asking).add_routes(gateway.public.router)
+    operations = gateway.holder(config.operations)
+    Operations(store, recorder, policies, metrics).add_routes(operations.router)
     sign_in = SignIn(store, passwords, config.sign_in, clock, time.monotonic)
-    callers = admin.Callers(authenticator, sign_in, rate, config.admin_origin)
-    tokens_api = admin.TokensApi(exchanges, callers, issuer, store, tokens, limits, clock)
-    people = admin.PeopleApi(
-        exchanges,
-        callers,
-        sign_in,
-        store,
-        limits,
-        lambda key: key in credentials.by_account or key in config.upstream.credentials,
-        clock,
-    )
-    _gauges(metrics, upstream, recorder, policies)
-    if live is not None:
-        metrics.gauge("credential_alarms", "Upstream credentials that became unusable.", lambda: live.alarms)
-    metrics.gauge("key_alarms", "Times that the signing keys became unusable.", lambda: keys.alarms)
+    gateway.holder(config.admin).add_subapp("/admin/", _admin(gateway, flow, sign_in, clock))
+    gateway.public.router.add_route("*", "/{path:.*}", flow.handle)
+    _gauges(gateway, keys)
+    return gateway
 
-    public, side = _application(exchanges), []
-    oauth.add_routes(public.router)
-    self_service.add_routes(public.router)
-    if config.operations.port is None:
-        operations.add_routes(public.router)
-    else:
-        aside = _application(exchanges)
-        operations.add_routes(aside.router)
-        side.append((config.operations, aside))
-    holder = public
-    if config.admin.port is not None:
-        holder = _application(exchanges)
-        side.append((config.admin, holder))
-    holder.add_subapp("/admin/", admin.make_app(tokens_api, people, callers, config.admin_origin))
-    public.router.add_route("*", "/{path:.*}", flow.handle)
-    lean = None
-    if config.listen.fast_path:
-        moved = await what_moved()
-        if moved is None:
-            lean = Lean(flow, exchanges)
-            policies.when_changed(lambda _: lean.replan())  # or plans would hold on to what decided them
-            if live is not None:
-                live.on_change = lean.replan
-        else:
-            log.error("fast-path-off: this aiohttp does not fit: %s", moved)
-            metrics.count("alarms", "fast-path-off")
-    return Gateway(
-        config,
-        policies,
-        store,
-        issuer,
-        recorder,
-        upstream,
-        verdicts,
-        exchanges,
-        metrics,
-        shadow,
-        uses,
-        passwords,
-        lean,
-        live,
-        public,
-        side,
-    )
+
+async def _open_credentials(config: Config, store: Store) -> LiveCredentials:
+    try:
+        return await LiveCredentials.open(config, store)
+    except BaseException:  # whatever it was, nobody else would close the store
+        await store.close()
+        raise
+
+
+def _admin(gateway: Gateway, flow: Flow, sign_in: SignIn, clock: Callable[[], float]) -> web.Application:
+    """The admin sub-app."""
+    config, store, exchanges = gateway.config, gateway.store, gateway.exchanges
+    callers = admin.Callers(flow.authenticator, sign_in, flow.rate, config.admin_origin)
+    tokens = admin.TokensApi(exchanges, callers, gateway.issuer, store, config.tokens, config.limits, clock)
+
+    def has_credential(account: str) -> bool:
+        return account in flow.credentials.by_account or account in config.upstream.credentials
+
+    people = admin.PeopleApi(exchanges, callers, sign_in, store, config.limits, has_credential, clock)
+    return admin.make_app(tokens, people, callers, config.admin_origin)
+
+
+async def _lean(config: Config, flow: Flow, live: LiveCredentials | None, metrics: Metrics) -> Lean | None:
+    """The short way; None when it is turned off, or does not fit the aiohttp that is installed."""
+    if not config.listen.fast_path:
+        return None
+    moved = await what_moved()
+    if moved is not None:
+        log.error("fast-path-off: this aiohttp does not fit: %s", moved)
+        metrics.count("alarms", "fast-path-off")
+        return None
+    lean = Lean(flow, flow.exchanges)
+    flow.policies.when_changed(lean.replan)  # or plans would hold on to what decided them
+    if live is not None:
+        live.on_change = lean.replan
+    return lean
 
 
 def _application(exchanges: Exchanges) -> web.Application:
@@ -307,14 +302,19 @@ def _application(exchanges: Exchanges) -> web.Application:
     return app
 
 
-def _gauges(metrics: Metrics, upstream: Upstream, recorder: Recorder, policies: Policies) -> None:
-    metrics.gauge("upstream_connections", "Connections to the upstream.", lambda: upstream.stats().open)
-    metrics.gauge("upstream_busy", "Connections to the upstream in use.", lambda: upstream.stats().busy)
-    metrics.gauge("record_failures", "Decision records that could not be written.", lambda: recorder.alarms)
-    metrics.gauge("policy_alarms", "Policy evaluations that failed and denied.", lambda: policies.alarms)
-    metrics.gauge("policy_generation", "The policies in force; 0 at the start.", lambda: policies.generation)
-    metrics.gauge(
+def _gauges(gateway: Gateway, keys: LiveKeys) -> None:
+    gauge, live = gateway.metrics.gauge, gateway.credentials
+    upstream, recorder, policies = gateway.upstream, gateway.recorder, gateway.policies
+    gauge("upstream_connections", "Connections to the upstream.", lambda: upstream.stats().open)
+    gauge("upstream_busy", "Connections to the upstream in use.", lambda: upstream.stats().busy)
+    gauge("record_failures", "Decision records that could not be written.", lambda: recorder.alarms)
+    gauge("policy_alarms", "Policy evaluations that failed and denied.", lambda: policies.alarms)
+    gauge("policy_generation", "The policies in force; 0 at the start.", lambda: policies.generation)
+    gauge(
         "policies_behind",
         "1 while a newer set of policies did not load.",
         lambda: policies.last.word != "loaded",
     )
+    gauge("key_alarms", "Times that the signing keys became unusable.", lambda: keys.alarms)
+    if live is not None:
+        gauge("credential_alarms", "Upstream credentials that became unusable.", lambda: live.alarms)

@@ -49,7 +49,7 @@ class Recorder:
         self._digest = digest
         self._clock = clock
         self._later = later
-        self._waiting: list[tuple[AuditEvent, float, str]] = []
+        self._waiting: list[tuple[AuditEvent, float]] = []
         self._torn = False
         self._second = -1
         self._second_text = ""
@@ -59,7 +59,7 @@ class Recorder:
 
     def begun(self, event: AuditEvent) -> None:
         """The line that has to exist before a change goes upstream. Raises: Problem "record-unavailable"."""
-        if not self._write(self._line("begun", event, self._clock(), self._policies(event))):
+        if not self._write(self._line("begun", event, self._clock())):
             raise Problem("record-unavailable", "A change is not forwarded while it cannot be recorded.")
 
     def record(self, event: AuditEvent) -> None:
@@ -70,17 +70,13 @@ class Recorder:
         """
         call, now = event.call, self._clock()
         if event.problem is not None or call is None or call.operation.effect != "read":
-            self._write(self._line("exchange", event, now, self._policies(event)))
+            self._write(self._line("exchange", event, now))
             return
-        self._waiting.append((event, now, self._policies(event)))
+        self._waiting.append((event, now))
         if len(self._waiting) >= TOGETHER:
             self.flush()
         elif len(self._waiting) == 1:
             self._later(LATE_S, self.flush)
-
-    def _policies(self, event: AuditEvent) -> str:
-        """The digest of the policies that decided: those put in force meanwhile did not."""
-        return event.policy_digest or self._digest()
 
     def flush(self) -> None:
         """Write what waits."""
@@ -92,14 +88,14 @@ class Recorder:
         if self._owned:
             os.close(self._file)
 
-    def _line(self, kind: str, event: AuditEvent, now: float, digest: str) -> str:
+    def _line(self, kind: str, event: AuditEvent, now: float) -> str:
         second = int(now)
         if second != self._second:
             self._second = second
             self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
         line = (
             f'{{"v":{SCHEMA},"time":"{self._second_text}.{int((now - second) * 1000):03d}+00:00","event":"{kind}"'
-            f',"request_id":"{event.request_id}"{self._facts(event, digest)}'
+            f',"request_id":"{event.request_id}"{self._facts(event)}'
         )
         if kind == "begun":
             return line + "}\n"
@@ -111,9 +107,11 @@ class Recorder:
             f',"duration_ms":{(now - event.began) * 1000:.3f}}}\n'
         )
 
-    def _facts(self, event: AuditEvent, digest: str) -> str:
+    def _facts(self, event: AuditEvent) -> str:
         """Who asked for what, and what was decided: the same for every request like this one."""
         principal, call, decision, shadow = event.principal, event.call, event.decision, event.shadow
+        # That of the policies that decided: those put in force meanwhile did not.
+        digest = event.policy_digest or self._digest()
         if event.act is not None or event.subject is not None:
             return _fragment(event, digest)
         who = (digest, event.client, event.method, event.surface, event.relation)

@@ -161,6 +161,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     from gateway import app
+    from gateway.load import load_catalogue, load_sets
     from gateway.store.sealing import read_key
 
     settings = _read(options.config)
@@ -191,11 +192,10 @@ def _check(options: argparse.Namespace) -> int:
             read_key(settings.store.credential_key)
         except LookupError as error:
             add(str(error.args[0]), "store", "credential_key")
-    for load in (app.load_policies, app.load_shadow):
-        try:
-            load(settings, app.load_catalogue(settings))
-        except ConfigError as error:
-            faults += (fault for fault in error.faults if fault not in faults)
+    try:
+        load_sets(settings, load_catalogue(settings))
+    except ConfigError as error:
+        faults += error.faults
     if faults:
         raise ConfigError(faults)
     print(f"{options.config}: no faults")

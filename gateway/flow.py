@@ -22,6 +22,7 @@ from gateway.connection import UpstreamRequest
 from gateway.credentials import Credentials
 from gateway.exchange import EVENT, HEAD, TARGET, Exchanges, break_off, too_large
 from gateway.inforce import Policies
+from gateway.load import Sets
 from gateway.model import AuditEvent, Call, Decision, Moment, Principal, Relation
 from gateway.operation import Catalogue
 from gateway.policy import relation
@@ -29,7 +30,6 @@ from gateway.problem import Headers, Problem
 from gateway.ratelimit import RateLimit
 from gateway.shadow import Shadow
 from gateway.store import Store
-from gateway.table import Table
 from gateway.upstream import Reply, Upstream
 
 BODYLESS = frozenset({"GET", "DELETE"})
@@ -53,24 +53,23 @@ class Flow:
     recorder: Recorder
     rate: RateLimit
     limits: Limits
-    shadow: Shadow | None = None
+    shadow: Shadow
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one request on `/api/`, or refuse it by a Problem that names why."""
-        event, head, table = request[EVENT], request[HEAD], self.policies.table
-        tried = None if self.shadow is None else self.shadow.table
-        wanted = request[TARGET]
+        event, head, wanted = request[EVENT], request[HEAD], request[TARGET]
+        sets = self.policies.sets  # one for both judgements of a write, whatever comes into force meanwhile
         _judge_framing(request.method, head, self.limits.max_body_bytes)
         principal = event.principal = await self.authenticator.principal(head.authorization, event.client)
         call = event.call = self.catalogue.identify(request.method, wanted)
-        await self.decide(event, principal, call, table, tried)
+        await self.decide(event, principal, call, sets)
         spent = self.rate.spend(principal.token_id)
         sent = await self.exchanges.receive_json(request, self.limits)
         if call.operation.effect != "read":
             # What replaces a stored set is another, graver effect; and while a body comes, a token can be deleted.
             call = event.call = self.catalogue.with_keys(call, sent.keys | wanted.query_names)
             principal = event.principal = await self.authenticator.principal(head.authorization, event.client)
-            await self.decide(event, principal, call, table, tried)
+            await self.decide(event, principal, call, sets)
         prepared = self.prepare(request.method, wanted.raw, request.raw_headers, principal, call, sent.raw)
         if call.operation.effect != "read":
             self.recorder.begun(event)
@@ -78,20 +77,16 @@ class Flow:
             event.upstream_status = reply.status
             return await self._answer(request, event, reply, spent)
 
-    async def decide(
-        self, event: AuditEvent, principal: Principal, call: Call, table: Table, tried: Table | None
-    ) -> None:
-        """Let this principal's call go on. Raises: the Problem of the refusal.
-
-        `table` is the one that was in force when the request began, `tried` the shadow's: it keeps both to its end.
-        """
+    async def decide(self, event: AuditEvent, principal: Principal, call: Call, sets: Sets) -> None:
+        """Let this principal's call go on, by the sets its request began with. Raises: the Problem of the refusal."""
+        table = sets.enforced
         related = event.relation = await self.related(principal, call)
         moment = Moment(event.began, event.client)
         event.policy_digest = table.digest
         decision = event.decision = table.decide(principal, call.operation, related, moment)
         # Once denied is denied, there as here: what it says of the body no longer counts.
-        if self.shadow is not None and (event.shadow is None or event.shadow.allowed):
-            event.shadow = self.shadow.judge(principal, call.operation, related, moment, tried)
+        if event.shadow is None or event.shadow.allowed:
+            event.shadow = self.shadow.judge(sets.tried, principal, call.operation, related, moment)
         require(decision, principal, call)
 
     async def related(self, principal: Principal, call: Call) -> Relation:

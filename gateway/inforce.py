@@ -69,31 +69,28 @@ class Policies:
         self, sets: Sets, generation: int = 0, number: Number | None = None, last: Outcome = LOADED
     ) -> None:
         """`generation` is what the number stood at when `sets` were put in force."""
-        self._table = sets.enforced
-        self._tried = sets.tried
+        self._sets = sets
         self._generation = generation
         self._number = OwnNumber(generation) if number is None else number
         self._staged: tuple[int, Sets] | None = None
         self._past_alarms = 0
-        self._when_changed: list[Callable[[Table | None], None]] = []
+        self._when_changed: list[Callable[[], None]] = []
         self.last = last
 
     @property
-    def table(self) -> Table:
-        """The table for a request that begins now. Take it once, and keep it as long as the request lasts."""
+    def sets(self) -> Sets:
+        """The tables for a request that begins now. Take them once, and keep them as long as the request lasts."""
         if self._number.value != self._generation:
             self._change_over()
-        return self._table
+        return self._sets
 
     @property
-    def tried(self) -> Table | None:
-        """The table that is only tried, beside the one in force."""
-        if self._number.value != self._generation:
-            self._change_over()
-        return self._tried
+    def table(self) -> Table:
+        """The table in force, for what asks about no more."""
+        return self.sets.enforced
 
-    def when_changed(self, act: Callable[[Table | None], None]) -> None:
-        """Have something done, at once, whenever another table is in force: it is given the one to be tried."""
+    def when_changed(self, act: Callable[[], None]) -> None:
+        """Have something done, at once, whenever other sets are in force."""
         self._when_changed.append(act)
 
     @property
@@ -104,7 +101,7 @@ class Policies:
     @property
     def alarms(self) -> int:
         """Evaluations that failed, of this table and of those before it."""
-        return self._past_alarms + self._table.alarms
+        return self._past_alarms + self._sets.enforced.alarms
 
     def stage(self, generation: int, sets: Sets) -> None:
         """Have sets ready for when the number is raised to `generation`. Those that waited before are dropped."""
@@ -127,9 +124,8 @@ class Policies:
         staged, wanted = self._staged, self._number.value
         if staged is None or staged[0] != wanted:
             raise RuntimeError(f"the policies of generation {wanted} are in force and are not here")
-        self._past_alarms += self._table.alarms
-        self._table, self._tried = staged[1].enforced, staged[1].tried
-        self._generation, self._staged = wanted, None
+        self._past_alarms += self._sets.enforced.alarms
+        self._sets, self._generation, self._staged = staged[1], wanted, None
         self.last = LOADED
         for act in self._when_changed:
-            act(self._tried)
+            act()

@@ -28,10 +28,10 @@ from gateway import headers, target
 from gateway.connection import Connection, UpstreamRequest
 from gateway.exchange import Exchanges, standing_fields
 from gateway.flow import MAX_REFUSAL_BYTES, Flow, asks_the_store, flows, passed_on, reaches
+from gateway.load import Sets
 from gateway.model import AuditEvent, Call, Decision, Moment, Principal, Relation
 from gateway.policy import relation
 from gateway.problem import Headers, Problem
-from gateway.table import Table
 from gateway.tokens import PREFIX
 
 PLANS = 1_024
@@ -72,9 +72,8 @@ class Plan:
     """What one request comes to, for the principal it was worked out for.
 
     `message` is aiohttp's reading of it. `wire` is the request as it goes upstream; `answer` are the standing
-    header lines of the answer. `table` is what decided, and a plan holds while that is in force; it may be kept when
-    it is `steady`: the answer does not depend on the moment. `shadow` is what the policies in `tried` would have
-    decided, and holds while they are the ones that are tried.
+    header lines of the answer. `sets` decided, and a plan holds while they are in force; it may be kept when it is
+    `steady`: neither decision depends on the moment. `shadow` is what the set that is tried would have decided.
     """
 
     message: RawRequestMessage
@@ -87,10 +86,9 @@ class Plan:
     request: UpstreamRequest
     wire: bytes
     answer: bytes
-    table: Table
+    sets: Sets
     steady: bool
     shadow: Decision | None
-    tried: Table | None
 
 
 class Lean:
@@ -136,9 +134,7 @@ class Lean:
         # Who asks, from where, and whether they still may, is asked anew for every request.
         address = flow.authenticator.client(peer, plan.forwarded_for)
         principal = flow.authenticator.remembered(plan.authorization, address)
-        if principal is not plan.principal or plan.table is not flow.policies.table:
-            return None
-        if flow.shadow is not None and plan.tried is not flow.shadow.table:
+        if principal is not plan.principal or plan.sets is not flow.policies.sets:
             return None
         limited = flow.rate.per_minute
         if limited and flow.rate.spent(principal.token_id):
@@ -150,7 +146,7 @@ class Lean:
         event = self._exchanges.begin("GET", address, "proxy")
         event.principal, event.call, event.decision = principal, plan.call, plan.decision
         event.relation = plan.relation
-        event.policy_digest = plan.table.digest
+        event.policy_digest = plan.sets.enforced.digest
         if plan.shadow is not None:
             event.shadow = plan.shadow
         exchange.connection, exchange.event = connection, event
@@ -174,7 +170,8 @@ class Lean:
         call = flow.catalogue.identify("GET", target.judge(raw, head.host, len(raw)))
         if call.operation.effect != "read" or asks_the_store(principal, call):
             return None
-        table, shadow = flow.policies.table, flow.shadow
+        sets = flow.policies.sets
+        table, tried = sets.enforced, sets.tried
         related = relation(principal.owner, call.operation, call.account_id, None)
         moment = Moment(self._exchanges.clock(), address)
         decision = table.decide(principal, call.operation, related, moment)
@@ -185,9 +182,8 @@ class Lean:
         return Plan(
             message, head.authorization, head.forwarded_for, principal, call, related, decision,
             request, flow.upstream.encode(request), _lines((*standing_fields(principal), ("Via", headers.VIA))),
-            table, table.steady(*asked) and (shadow is None or shadow.table.steady(*asked)),
-            None if shadow is None else shadow.judge(principal, call.operation, related, moment),
-            None if shadow is None else shadow.table,
+            sets, table.steady(*asked) and (tried is None or tried.steady(*asked)),
+            flow.shadow.judge(tried, principal, call.operation, related, moment),
         )  # fmt: skip
 
     def replan(self) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -140,8 +141,61 @@ class Engine:
         return answer.allowed, {names.get(reason, reason) for reason in answer.diagnostics.reasons}
 
 
-class PolicySet:
-    """All policies that are loaded together. `digest` names them; `alarms` counts failed evaluations."""
+class Judge(ABC):
+    """What decides: a set of policies by its engine, or the table that was compiled from it. `alarms` counts failures.
+
+    Nothing here raises for anything it is asked: what goes wrong denies and alarms.
+    """
+
+    alarms = 0
+
+    @abstractmethod
+    def _found(
+        self, owner: Owner, asked: Asked, relation: Relation, moment: Moment, token_id: str
+    ) -> Decision:
+        """The answer. Raises: whatever goes wrong."""
+
+    def decide(
+        self, principal: Principal, operation: Operation, relation: Relation, moment: Moment
+    ) -> Decision:
+        """Whether the token may: its owner first, then its scopes.
+
+        An `insufficient-scope` names the permits by which the owner may.
+        """
+        decision = self.owner_may(principal.owner, operation, relation, moment, principal.token_id)
+        if decision.allowed and operation.scope not in principal.scopes:
+            return Decision(False, decision.policies, "insufficient-scope", operation.scope)
+        return decision
+
+    def owner_may(
+        self, owner: Owner, asked: Asked, relation: Relation, moment: Moment, token_id: str = ""
+    ) -> Decision:
+        """Whether the policies let the owner call an operation, or see a class of columns; scopes aside."""
+        try:
+            return self._found(owner, asked, relation, moment, token_id)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as fault:  # a panic of the engine is no Exception, and denies all the same
+            self.alarms += 1
+            text, name = short(fault), getattr(asked, "id", asked)
+            LOG.error("policy-evaluation-error asked=%s relation=%s: %s", name, relation, text)
+            return Decision(False, (), "denied", error=text)
+
+    def visible(self, principal: Principal, relation: Relation, moment: Moment) -> frozenset[ColumnClass]:
+        """The column classes that the token may see in an answer about an account that stands so to its owner.
+
+        The scopes have their say: `pii` needs `reveal:pii`, `financial` needs `reveal:financial`.
+        """
+        return frozenset(
+            name
+            for name, scope in REVEALED_BY.items()
+            if (scope is None or scope in principal.scopes)
+            and self.owner_may(principal.owner, name, relation, moment, principal.token_id).allowed
+        )
+
+
+class PolicySet(Judge):
+    """All policies that are loaded together, asked of the engine. `digest` names them."""
 
     def __init__(self, loaded: Loaded) -> None:
         self.policies = tuple(policy.ref for policy in loaded.policies)
@@ -149,7 +203,6 @@ class PolicySet:
         self.invariants = loaded.invariants
         self.digest = loaded.digest
         self.schema = loaded.schema_file.text
-        self.alarms = 0
         self._parsed = loaded.schema
         self._engine = self.engine("\n".join(policy.text for policy in loaded.policies))
 
@@ -185,48 +238,6 @@ class PolicySet:
         """Other policies than these, under the same schema."""
         return Engine(text, self._parsed)
 
-    def decide(
-        self, principal: Principal, operation: Operation, relation: Relation, moment: Moment = ANY_MOMENT
-    ) -> Decision:
-        """Whether the token may: its owner first, then its scopes. Never raises for anything it is asked.
-
-        An `insufficient-scope` names the permits by which the owner may.
-        """
-        decision = self.owner_may(principal.owner, operation, relation, moment, principal.token_id)
-        if decision.allowed and operation.scope not in principal.scopes:
-            return Decision(False, decision.policies, "insufficient-scope", operation.scope)
-        return decision
-
-    def owner_may(
-        self,
-        owner: Owner,
-        asked: Asked,
-        relation: Relation,
-        moment: Moment = ANY_MOMENT,
-        token_id: str = "",
-    ) -> Decision:
-        """Whether the policies let the owner call, or see, scopes aside. Never raises: an error denies and alarms."""
-        try:
-            return self.evaluate(owner, asked, relation, moment, token_id)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as fault:  # a panic of the engine is no Exception, and denies all the same
-            self.alarms += 1
-            text = short(fault)
-            LOG.error("policy-evaluation-error asked=%s relation=%s: %s", _name(asked), relation, text)
-            return Decision(False, (), "denied", error=text)
-
-    def visible(
-        self, principal: Principal, relation: Relation, moment: Moment = ANY_MOMENT
-    ) -> frozenset[ColumnClass]:
-        """The column classes that the token may see in an answer about an account that stands so to its owner."""
-        return frozenset(
-            name
-            for name, scope in REVEALED_BY.items()
-            if (scope is None or scope in principal.scopes)
-            and self.owner_may(principal.owner, name, relation, moment, principal.token_id).allowed
-        )
-
     def explain(
         self, principal: Principal, operation: Operation, relation: Relation, moment: Moment = ANY_MOMENT
     ) -> Explanation:
@@ -255,6 +266,8 @@ class PolicySet:
         if len(behind) != len(ids) or any(ref.effect != wanted for ref in behind) or allowed > bool(behind):
             raise UncleanAnswer("the answer does not follow from the policies it names")
         return Decision(allowed, behind, None if allowed else "denied")
+
+    _found = evaluate
 
     def _consider(self, policy: Policy, situation: Situation) -> Considered:
         if self.engine(policy.text).ask(situation)[1]:
@@ -286,10 +299,6 @@ Situation = tuple[dict[str, Any], str]
 
 _ANYONE = Owner("1", Account("network", "1", "1"), "observer", False)
 _ANYTHING = Operation("1", "transactions", "read", None, "current", (), "", ())
-
-
-def _name(asked: Asked) -> str:
-    return str(getattr(asked, "id", asked))
 
 
 def _words(

@@ -93,14 +93,14 @@ class Sets:
 
 def _chosen(options: argparse.Namespace) -> tuple[Catalogue, Sets]:
     """The catalogue and the folders that are meant. Raises: ConfigError."""
-    from gateway import app
+    from gateway import load
 
     settings = None if options.config is None else read(options.config)
     local = options.local
     if local is None and settings is not None:
         local = settings.policies.local
     sets = Sets(_folder(options.policies), _folder(local))
-    return app.load_catalogue(settings), sets
+    return load.load_catalogue(settings), sets
 
 
 def _folder(path: str | None) -> Path | None:
@@ -113,12 +113,12 @@ def _folder(path: str | None) -> Path | None:
 
 def _loaded(options: argparse.Namespace) -> tuple[Catalogue, Sets, PolicySet, Table]:
     """A set that would load. Raises: ConfigError with every reason why it would not."""
-    from gateway import app
+    from gateway import load
     from gateway.policy import PolicySet
 
     catalogue, sets = _chosen(options)
     policies = PolicySet.load(sets.folder, sets.local, operations=catalogue.variants())
-    table, faults = app.check_policies(policies, catalogue)
+    table, faults = load.check_policies(policies, catalogue)
     if faults:
         raise ConfigError(faults)
     return catalogue, sets, policies, table
@@ -445,13 +445,13 @@ def _side(sets: Sets, catalogue: Catalogue) -> Side:
 
     Policies without an @id, a @source or a @reason do not load either, and what they would open is shown here.
     """
-    from gateway import app
+    from gateway import load
     from gateway.policy import PolicySet
 
     with tempfile.TemporaryDirectory(prefix="invoca-gateway-") as place, _as_read(sets, Path(place)) as found:
         named, faults = found
         policies = PolicySet.load(named.folder, named.local, operations=catalogue.variants())
-        table, broken = app.check_policies(policies, catalogue)
+        table, broken = load.check_policies(policies, catalogue)
     return Side(sets, policies, table, (*faults, *broken))
 
 

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-from gateway.app import Gateway, bind, build, load_catalogue, load_credentials, load_tls
+from gateway.app import Gateway, bind, build, load_credentials, load_tls
 from gateway.config import Config
 from gateway.credentials import Credentials, LiveCredentials
 from gateway.inforce import LOADED, Outcome, Policies
-from gateway.load import Packed, Sets, load_sets
+from gateway.load import Packed, Sets, load_catalogue, load_sets
 from gateway.reload import (
     SPAWN,
     Failed,

@@ -16,31 +16,24 @@ log = logging.getLogger("gateway.shadow")
 
 
 class Shadow:
-    """Judges by `table`, which a reload replaces together with the one in force (`follow`)."""
+    """Judges by the set that is tried, where there is one."""
 
-    def __init__(self, table: Table, metrics: Metrics) -> None:
-        self.table = table
+    def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-
-    def follow(self, table: Table | None) -> None:
-        """Judge by another table from now on."""
-        if table is not None:
-            self.table = table
 
     def judge(
         self,
+        tried: Table | None,
         principal: Principal,
         operation: Operation,
         relation: Relation,
         moment: Moment,
-        table: Table | None = None,
     ) -> Decision | None:
-        """What this set would decide; `table` is the one a request began with, where that is an earlier one.
-
-        Never raises: None, and an alarm, when it cannot tell.
-        """
+        """What that set would decide. Never raises: None without one; and an alarm, when it cannot tell."""
+        if tried is None:
+            return None
         try:
-            decision = (table or self.table).decide(principal, operation, relation, moment)
+            decision = tried.decide(principal, operation, relation, moment)
             cause = decision.error
         except Exception as fault:
             cause = type(fault).__name__

@@ -24,17 +24,15 @@ from gateway.model import (
     ROLES,
     Account,
     AccountKind,
-    ColumnClass,
     Decision,
     Moment,
     Operation,
     Owner,
     PolicyRef,
-    Principal,
     Relation,
     Role,
 )
-from gateway.policy import REVEALED_BY, Asked, Engine, short, situation
+from gateway.policy import Asked, Engine, Judge, situation
 from gateway.words import ACCOUNT, ID_PATHS, NETWORK, TOKEN, USER
 
 __all__ = ["Cell", "Live", "Moment", "Names", "Open", "Row", "Table", "Test", "key_of"]
@@ -210,8 +208,8 @@ def key_of(asked: Asked) -> tuple[str, str]:
 # --- The table -----------------------------------------------------------------------------------------------
 
 
-class Table:
-    """All decisions of a set of policies. `digest` names the set; `alarms` counts failed evaluations."""
+class Table(Judge):
+    """All decisions of a set of policies. `digest` names the set."""
 
     def __init__(
         self,
@@ -229,7 +227,6 @@ class Table:
         self.policies = tuple(policies)
         self.operations = tuple(operations)
         self.names = names
-        self.alarms = 0
         self._rows = rows
         self._tests = tests
         self._live = live
@@ -249,51 +246,15 @@ class Table:
 
     # -- answers
 
-    def decide(
-        self, principal: Principal, operation: Operation, relation: Relation, moment: Moment
+    def _found(
+        self, owner: Owner, asked: Asked, relation: Relation, moment: Moment, token_id: str
     ) -> Decision:
-        """Whether the token may: its owner first, then its scopes. Never raises.
-
-        An `insufficient-scope` names the permits by which the owner may.
-        """
-        decision = self.owner_may(principal.owner, operation, relation, moment, principal.token_id)
-        if decision.allowed and operation.scope not in principal.scopes:
-            return Decision(False, decision.policies, "insufficient-scope", operation.scope)
-        return decision
-
-    def owner_may(
-        self, owner: Owner, asked: Asked, relation: Relation, moment: Moment, token_id: str = ""
-    ) -> Decision:
-        """Whether the policies let the owner call an operation, or see a class of columns; scopes aside.
-
-        Never raises: what goes wrong denies and alarms.
-        """
-        try:
-            account = owner.account
-            row = self._rows[(asked.id, asked.effect) if isinstance(asked, Operation) else (asked, "see")]
-            found = row[account.kind, owner.role, owner.administrator, relation]
-            if isinstance(found, Decision):
-                return found
-            return self._at(found, owner, asked, relation, moment, token_id)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as fault:  # a panic of the engine is no Exception, and denies all the same
-            self.alarms += 1
-            text, name = short(fault), getattr(asked, "id", asked)
-            LOG.error("policy-evaluation-error asked=%s relation=%s: %s", name, relation, text)
-            return Decision(False, (), "denied", error=text)
-
-    def visible(self, principal: Principal, relation: Relation, moment: Moment) -> frozenset[ColumnClass]:
-        """The column classes that the token may see in an answer about an account that stands so to its owner.
-
-        The scopes have their say: `pii` needs `reveal:pii`, `financial` needs `reveal:financial`. Never raises.
-        """
-        return frozenset(
-            name
-            for name, scope in REVEALED_BY.items()
-            if (scope is None or scope in principal.scopes)
-            and self.owner_may(principal.owner, name, relation, moment, principal.token_id).allowed
-        )
+        account = owner.account
+        row = self._rows[(asked.id, asked.effect) if isinstance(asked, Operation) else (asked, "see")]
+        found = row[account.kind, owner.role, owner.administrator, relation]
+        if isinstance(found, Decision):
+            return found
+        return self._at(found, owner, asked, relation, moment, token_id)
 
     def steady(self, owner: Owner, operation: Operation, relation: Relation, token_id: str = "") -> bool:
         """Whether neither the decision nor what may be seen depends on the moment: such an answer may be kept."""

@@ -86,17 +86,15 @@ class Upstream:
         connection is the caller's to pause, resume and abort until the sink hears `on_done` or `on_error`.
         Raises: Problem "overloaded".
         """
-        held = self._shares.get(request.share, 0)
-        if held >= self.settings.max_connections_per_token:
-            raise _overloaded("Too many requests of this token are under way.")
+        self._hold(request.share)
         idle, oldest = self._idle, self._loop.time() - self.settings.idle_timeout_s
         while idle:
             connection = idle.popitem()[0]
             if connection.idle_since > oldest and connection.quiet():
-                self._shares[request.share] = held + 1
                 connection.start(request, wire, sink)
                 return connection
             self.drop(connection)
+        self.free(request.share)
         return None
 
     async def close(self) -> None:
@@ -129,10 +127,7 @@ class Upstream:
     # -- for Reply and Connection
 
     async def _begin_on_new(self, request: UpstreamRequest, wire: bytes, sink: Sink) -> Connection:
-        held = self._shares.get(request.share, 0)
-        if held >= self.settings.max_connections_per_token:
-            raise _overloaded("Too many requests of this token are under way.")
-        self._shares[request.share] = held + 1
+        self._hold(request.share)
         try:
             connection = await self._connect()
         except BaseException:
@@ -140,6 +135,12 @@ class Upstream:
             raise
         connection.start(request, wire, sink)
         return connection
+
+    def _hold(self, share: str) -> None:
+        held = self._shares.get(share, 0)
+        if held >= self.settings.max_connections_per_token:
+            raise _overloaded("Too many requests of this token are under way.")
+        self._shares[share] = held + 1
 
     def free(self, share: str) -> None:
         held = self._shares[share] - 1
@@ -151,11 +152,7 @@ class Upstream:
     def park(self, connection: Connection, share: str) -> None:
         connection.idle_since = self._loop.time()
         self._idle[connection] = None
-        held = self._shares[share] - 1  # as `free`
-        if held:
-            self._shares[share] = held
-        else:
-            del self._shares[share]
+        self.free(share)
 
     def drop(self, connection: Connection) -> None:
         self._all.discard(connection)

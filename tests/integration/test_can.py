@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from gateway.app import load_policies
 from gateway.config import Policies
 from gateway.credentials import Credentials
 from gateway.demo import NETWORK
 from gateway.exchange import rfc3339
+from gateway.load import load_policies
 from gateway.problem import Problem
 from tests.conftest import UPSTREAM_TOKEN, Clock, add_person
 from tests.integration.test_wire import NI, ONE, quick

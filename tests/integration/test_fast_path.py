@@ -9,10 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.app import load_policies
 from gateway.config import Policies, Store
 from gateway.demo import ADVERTISER
-from gateway.load import Sets
+from gateway.load import Sets, load_policies
 from gateway.problem import Problem
 from gateway.store import open_store
 from tests.conftest import Clock, add_person
@@ -796,7 +795,7 @@ def table_of(folder, name, text):
 
 def put_in_force(at, table):
     policies = at.running.gateway.policies
-    policies.stage(policies.generation + 1, Sets(table, policies.tried))
+    policies.stage(policies.generation + 1, Sets(table, policies.sets.tried))
     policies.put_in_force(policies.generation + 1)
 
 

@@ -9,8 +9,8 @@ from itertools import product
 from typing import Any
 
 from gateway import cli
-from gateway.app import load_catalogue
 from gateway.demo import EVERY_NETWORK
+from gateway.load import load_catalogue
 from gateway.model import ACCOUNT_KINDS, RELATIONS, ROLES, Account, Operation, Owner
 from gateway.proof import reachable, request_line
 from tests.conftest import Running, add_person

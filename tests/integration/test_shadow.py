@@ -7,6 +7,7 @@ import pytest
 from gateway.config import Policies
 from gateway.demo import EVERY_NETWORK, NETWORK
 from gateway.exchange import rfc3339
+from gateway.load import Sets
 from gateway.table import Table
 from tests.conftest import Clock, add_person
 from tests.integration.test_wire import NI, ONE, POLICIES, PUT, head, quick, sized
@@ -33,6 +34,13 @@ def trying(folder, text):
 
 def disagreements(at, *outcomes):
     return at.running.gateway.metrics.value("shadow_disagreements", *outcomes)
+
+
+def try_instead(at, table):
+    """Put another set beside the one in force, as a reload does."""
+    policies = at.running.gateway.policies
+    policies.stage(policies.generation + 1, Sets(policies.table, table))
+    policies.put_in_force(policies.generation + 1)
 
 
 @on_both_ways
@@ -93,9 +101,9 @@ async def test_a_write_is_judged_as_often_as_the_set_in_force_judges_it(way, tmp
 @on_both_ways
 async def test_one_that_cannot_be_evaluated_alarms_and_refuses_nothing(way, tmp_path, caplog):
     async with scene(way, answers(OK), tmp_path, policies=trying(tmp_path, NO_LISTS)) as at:
-        broken = Table.unpack(at.running.gateway.shadow.table.pack())
+        broken = Table.unpack(at.running.gateway.policies.sets.tried.pack())
         broken._rows = {}
-        at.running.gateway.shadow.table = broken
+        try_instead(at, broken)
         assert (await at.ask()).status == 200
         assert "shadow" not in await at.settled()
         assert at.running.gateway.metrics.value("alarms", "shadow-evaluation-error") == 1
@@ -108,7 +116,7 @@ async def test_another_one_is_asked_from_the_next_request_on(way, tmp_path):
     async with scene(way, answers(OK), tmp_path, policies=trying(tmp_path, NO_LISTS)) as at:
         assert (await at.ask()).status == 200
         assert (await at.settled())["shadow"]["policies"] == ["no-lists"]
-        at.running.gateway.shadow.table = POLICIES
+        try_instead(at, POLICIES)
         assert (await at.ask()).status == 200
         assert "shadow" not in await at.settled(2)
         at.went(2)

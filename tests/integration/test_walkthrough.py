@@ -19,8 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.app import load_catalogue
 from gateway.cases import Case, CasePrincipal
+from gateway.load import load_catalogue
 from gateway.policy import PolicySet, packaged
 from gateway.tomlfile import ConfigError
 from gateway.words import PATHS

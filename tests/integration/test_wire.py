@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from gateway.app import load_catalogue, load_policies
 from gateway.config import Config, Upstream
+from gateway.load import load_catalogue, load_policies
 
 CONFIG = Config(public_url="http://127.0.0.1", upstream=Upstream(url="http://127.0.0.1"))
 CATALOGUE = load_catalogue(CONFIG)

@@ -67,15 +67,15 @@ def load(folder, *texts):
 @given(forbids, st.lists(permits, max_size=2), principals, operations, relations)
 @settings(max_examples=60, deadline=None)
 def test_adding_a_forbid_never_allows_more(folder, forbid, permits, principal, operation, relation):
-    before = load(folder, *permits).decide(principal, operation, relation)
-    after = load(folder, *permits, forbid).decide(principal, operation, relation)
+    before = load(folder, *permits).decide(principal, operation, relation, ANY_MOMENT)
+    after = load(folder, *permits, forbid).decide(principal, operation, relation, ANY_MOMENT)
     assert before.allowed or not after.allowed
 
 
 @given(permits, principals, operations, relations)
 @settings(max_examples=60, deadline=None)
 def test_no_permit_undoes_what_the_vendor_rules_out(folder, permit, principal, operation, relation):
-    if load(folder, permit).decide(principal, operation, relation).allowed:
+    if load(folder, permit).decide(principal, operation, relation, ANY_MOMENT).allowed:
         kind = principal.owner.account.kind
         assert operation.effect != "impersonate"
         assert kind == "network" or (operation.api == "transactions" and relation == "own")
@@ -86,14 +86,14 @@ def test_no_permit_undoes_what_the_vendor_rules_out(folder, permit, principal, o
 @given(principals, st.sampled_from([o for o in OPERATIONS if o.api == "network_integration"]), relations)
 @settings(deadline=None)
 def test_nobody_outside_a_network_is_allowed_network_integration(principal, operation, relation):
-    decision = SHIPPED.decide(principal, operation, relation)
+    decision = SHIPPED.decide(principal, operation, relation, ANY_MOMENT)
     assert not decision.allowed or principal.owner.account.kind == "network"
 
 
 @given(permits, principals, operations, relations)
 @settings(max_examples=60, deadline=None)
 def test_no_decision_goes_beyond_the_scopes(folder, permit, principal, operation, relation):
-    decision = load(folder, permit).decide(principal, operation, relation)
+    decision = load(folder, permit).decide(principal, operation, relation, ANY_MOMENT)
     assert not decision.allowed or operation.scope in principal.scopes
     assert decision.allowed == (decision.problem is None)
 
@@ -102,10 +102,10 @@ def test_no_decision_goes_beyond_the_scopes(folder, permit, principal, operation
 @settings(deadline=None)
 def test_the_shipped_table_answers_as_the_engine_and_the_explanation_do(principal, operation, relation):
     first = TABLE.decide(principal, operation, relation, ANY_MOMENT)
-    assert SHIPPED.decide(principal, operation, relation) == first
+    assert SHIPPED.decide(principal, operation, relation, ANY_MOMENT) == first
     assert SHIPPED.explain(principal, operation, relation).decision == first
     seen = TABLE.visible(principal, relation, ANY_MOMENT)
-    assert SHIPPED.visible(principal, relation) == seen
+    assert SHIPPED.visible(principal, relation, ANY_MOMENT) == seen
     assert all(f"reveal:{name}" in principal.scopes for name in seen - {"public"})
     assert SHIPPED.alarms == TABLE.alarms == 0
 

@@ -9,8 +9,8 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.app import load_catalogue
 from gateway.compile import compile
+from gateway.load import load_catalogue
 from gateway.policy import PolicySet
 from gateway.policycli import _with_names
 from gateway.policyfile import anatomy, split

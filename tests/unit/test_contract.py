@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import contract
-from gateway.app import load_catalogue
 from gateway.cases import CaseResult, run_cases
 from gateway.contract import SENTENCES, check, checkout, load, read, trace, trace_as_dict, trace_text
+from gateway.load import load_catalogue
 from gateway.policy import PolicySet
 from gateway.tomlfile import ConfigError
 

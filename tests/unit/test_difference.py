@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.app import load_catalogue
 from gateway.compile import compile
 from gateway.difference import can_be_told, counts, counts_text, differences, grouped, groups_text
+from gateway.load import load_catalogue
 from gateway.matrix import grid, grid_text, is_reachable
 from gateway.policy import PolicySet
 from gateway.table import Cell

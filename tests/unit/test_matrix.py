@@ -13,8 +13,8 @@ from html.parser import HTMLParser
 import pytest
 
 from gateway import contract, matrix, matrixpage
-from gateway.app import load_catalogue
 from gateway.compile import compile
+from gateway.load import load_catalogue
 from gateway.matrix import Choice, as_csv, as_dict, by_operation, grid, grid_text, narrowed, ordered, sights
 from gateway.model import PolicyRef
 from gateway.policy import PolicySet

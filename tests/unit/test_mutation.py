@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from gateway import policyfile
-from gateway.app import load_catalogue
+from gateway.load import load_catalogue
 from gateway.mutation import judge, mutants, verdicts_as_dict, verdicts_text
 from gateway.policyfile import anatomy, packaged, reread, split
 

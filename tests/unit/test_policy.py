@@ -9,7 +9,7 @@ import pytest
 
 from gateway.model import ROLES, SCOPES, Account, Operation, Owner, Principal
 from gateway.operation import Catalogue
-from gateway.policy import PolicySet, explanation_as_dict, explanation_text, packaged, relation
+from gateway.policy import ANY_MOMENT, PolicySet, explanation_as_dict, explanation_text, packaged, relation
 
 CATALOGUE = Catalogue.load((packaged() / "operations.toml").read_text("utf-8"), "operations.toml")
 NETWORK = Account("network", "33", "33")
@@ -42,7 +42,7 @@ def ids(decision):
 
 
 def test_an_allow_names_the_permit_behind_it_with_its_reason_source_file_and_line(shipped):
-    decision = shipped.decide(a_principal(), CATALOGUE["advertisers_list"], "own")
+    decision = shipped.decide(a_principal(), CATALOGUE["advertisers_list"], "own", ANY_MOMENT)
     assert (decision.allowed, decision.problem, ids(decision)) == (True, None, ["network-integration-read"])
     policy = decision.policies[0]
     assert policy.reason
@@ -55,24 +55,24 @@ def test_a_forbid_wins_over_every_permit(tmp_path):
     policies = a_set(
         tmp_path, "permit (principal, action, resource);", "forbid (principal, action, resource);"
     )
-    decision = policies.decide(a_principal(), CATALOGUE["network_read"], "own")
+    decision = policies.decide(a_principal(), CATALOGUE["network_read"], "own", ANY_MOMENT)
     assert (decision.allowed, decision.problem, ids(decision)) == (False, "denied", ["p1"])
 
 
 def test_what_no_policy_permits_is_denied_by_no_policy(shipped):
-    decision = shipped.decide(a_principal(), CATALOGUE["advertiser_delete"], "own")
+    decision = shipped.decide(a_principal(), CATALOGUE["advertiser_delete"], "own", ANY_MOMENT)
     assert (decision.allowed, decision.problem, decision.policies) == (False, "denied", ())
 
 
 def test_the_owner_is_judged_before_the_scopes(shipped):
     decision = shipped.decide(
-        a_principal("reveal:pii", account=ADVERTISER), CATALOGUE["advertisers_list"], "other"
+        a_principal("reveal:pii", account=ADVERTISER), CATALOGUE["advertisers_list"], "other", ANY_MOMENT
     )
     assert (decision.problem, ids(decision)) == ("denied", ["network-integration-for-network-users"])
 
 
 def test_a_missing_scope_is_named_with_the_permits_of_the_owner(shipped):
-    decision = shipped.decide(a_principal("network:read"), CATALOGUE["advertiser_update"], "own")
+    decision = shipped.decide(a_principal("network:read"), CATALOGUE["advertiser_update"], "own", ANY_MOMENT)
     assert not decision.allowed
     assert (decision.problem, decision.missing_scope) == ("insufficient-scope", "network:write")
     assert ids(decision) == ["network-integration-write"]
@@ -80,23 +80,26 @@ def test_a_missing_scope_is_named_with_the_permits_of_the_owner(shipped):
 
 def test_no_scope_reaches_an_operation_without_one(tmp_path):
     policies = a_set(tmp_path, "permit (principal, action, resource);")
-    decision = policies.decide(a_principal(), CATALOGUE["sso_network_access_token_create"], "own")
+    decision = policies.decide(a_principal(), CATALOGUE["sso_network_access_token_create"], "own", ANY_MOMENT)
     assert not decision.allowed
 
 
 def test_a_body_that_replaces_a_set_is_judged_apart_from_the_same_operation_without(shipped):
     update = CATALOGUE["advertiser_update"]
     destroying = next(o for o in CATALOGUE.variants() if o.id == update.id and o.effect == "destroy")
-    assert shipped.decide(a_principal(), update, "own").allowed
-    assert not shipped.decide(a_principal(), destroying, "own").allowed
+    assert shipped.decide(a_principal(), update, "own", ANY_MOMENT).allowed
+    assert not shipped.decide(a_principal(), destroying, "own", ANY_MOMENT).allowed
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_being_administrator_changes_nothing(shipped, role):
     for operation in CATALOGUE.variants():
         for related in ("own", "network", "none", "other"):
-            plain = shipped.owner_may(an_owner(role=role), operation, related)
-            assert shipped.owner_may(an_owner(role=role, administrator=True), operation, related) == plain
+            plain = shipped.owner_may(an_owner(role=role), operation, related, ANY_MOMENT)
+            assert (
+                shipped.owner_may(an_owner(role=role, administrator=True), operation, related, ANY_MOMENT)
+                == plain
+            )
 
 
 # --- relation
@@ -156,7 +159,7 @@ def test_an_owner_that_does_not_fit_the_schema_is_denied_and_alarms(tmp_path, ca
         'forbid (principal, action, resource) when { resource.id == "network_read" && principal.administrator };',
     )
     principal = a_principal(administrator=administrator)
-    decision = policies.decide(principal, CATALOGUE["advertisers_list"], "own")
+    decision = policies.decide(principal, CATALOGUE["advertisers_list"], "own", ANY_MOMENT)
     assert_alarm(policies, decision, caplog, "does not conform to the schema")
 
 
@@ -168,7 +171,7 @@ def test_an_operation_that_lacks_an_attribute_is_denied_and_alarms(tmp_path, cap
         return whole(request, policies, re.sub(r', "status": "\w+"', "", entities), schema)
 
     monkeypatch.setattr(cedarpy, "is_authorized", broken)
-    decision = policies.decide(a_principal(), CATALOGUE["advertisers_list"], "own")
+    decision = policies.decide(a_principal(), CATALOGUE["advertisers_list"], "own", ANY_MOMENT)
     assert_alarm(policies, decision, caplog, "attribute `status`")
 
 
@@ -180,7 +183,7 @@ def test_a_context_without_the_relation_is_denied_and_alarms(tmp_path, caplog, m
     policies = a_set(tmp_path, "permit (principal, action, resource);")
     whole = cedarpy.is_authorized
     monkeypatch.setattr(cedarpy, "is_authorized", lambda r, *rest: whole(without_relation(r), *rest))
-    decision = policies.decide(a_principal(), CATALOGUE["advertisers_list"], "own")
+    decision = policies.decide(a_principal(), CATALOGUE["advertisers_list"], "own", ANY_MOMENT)
     assert_alarm(policies, decision, caplog, "relation")
 
 
@@ -190,7 +193,7 @@ def test_a_forbid_that_fails_to_evaluate_denies_and_alarms(tmp_path, caplog):
         "permit (principal, action, resource);",
         "forbid (principal, action, resource) when { 9223372036854775807 + 1 > 0 };",
     )
-    decision = policies.decide(a_principal(), CATALOGUE["advertisers_list"], "own")
+    decision = policies.decide(a_principal(), CATALOGUE["advertisers_list"], "own", ANY_MOMENT)
     assert_alarm(policies, decision, caplog, "overflow")
 
 
@@ -207,7 +210,7 @@ def test_a_forbid_that_fails_to_evaluate_denies_and_alarms(tmp_path, caplog):
 def test_an_owner_no_policy_speaks_of_is_denied_and_alarms(tmp_path, caplog, change):
     policies = a_set(tmp_path, "permit (principal, action, resource);")
     principal = replace(a_principal(), owner=replace(an_owner(), **change))
-    decision = policies.decide(principal, CATALOGUE["advertisers_list"], "own")
+    decision = policies.decide(principal, CATALOGUE["advertisers_list"], "own", ANY_MOMENT)
     assert_alarm(policies, decision, caplog, "")
 
 
@@ -221,13 +224,13 @@ def test_a_panic_of_the_engine_is_denied_and_alarms(shipped, caplog, monkeypatch
     monkeypatch.setattr(cedarpy, "is_authorized", panic)
     policies = PolicySet.__new__(PolicySet)
     policies.__dict__.update(shipped.__dict__, alarms=0)
-    decision = policies.decide(a_principal(), CATALOGUE["advertisers_list"], "own")
+    decision = policies.decide(a_principal(), CATALOGUE["advertisers_list"], "own", ANY_MOMENT)
     assert_alarm(policies, decision, caplog, "index out of bounds")
 
 
 def test_an_error_is_never_remembered(tmp_path, monkeypatch):
     policies = a_set(tmp_path, "permit (principal, action, resource);")
-    asked = (a_principal(), CATALOGUE["advertisers_list"], "own")
+    asked = (a_principal(), CATALOGUE["advertisers_list"], "own", ANY_MOMENT)
     with monkeypatch.context() as broken:
         broken.setattr(cedarpy, "is_authorized", None)
         assert policies.decide(*asked).error
@@ -237,7 +240,9 @@ def test_an_error_is_never_remembered(tmp_path, monkeypatch):
 def test_the_error_tells_no_entities(tmp_path, caplog):
     policies = a_set(tmp_path, "permit (principal, action, resource);")
     owner = Owner("pat@example.com", NETWORK, "member", "yes")
-    decision = policies.decide(replace(a_principal(), owner=owner), CATALOGUE["advertisers_list"], "own")
+    decision = policies.decide(
+        replace(a_principal(), owner=owner), CATALOGUE["advertisers_list"], "own", ANY_MOMENT
+    )
     assert '"attrs"' not in decision.error + caplog.text
 
 
@@ -245,7 +250,7 @@ def test_the_error_tells_no_entities(tmp_path, caplog):
 
 
 def test_explain_decides_as_decide_does_and_tells_of_every_policy(shipped):
-    asked = (a_principal(account=ADVERTISER), CATALOGUE["advertisers_list"], "other")
+    asked = (a_principal(account=ADVERTISER), CATALOGUE["advertisers_list"], "other", ANY_MOMENT)
     explanation = shipped.explain(*asked)
     assert explanation.decision == shipped.decide(*asked)
     about_calls = [part.ref for part in shipped.parts if "call" in part.actions]

@@ -11,9 +11,9 @@ from dataclasses import replace
 import pytest
 
 from gateway import replay
-from gateway.app import load_catalogue
 from gateway.audit import Recorder
 from gateway.compile import compile
+from gateway.load import load_catalogue
 from gateway.model import Account, AuditEvent, Call, Decision, Moment, Operation, Owner, Principal
 from gateway.policy import PolicySet, relation
 from gateway.replay import MAX_LINE, Replay, Unusable, lines, parse, replay_as_dict, replay_text

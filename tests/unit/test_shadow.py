@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from gateway.app import load_catalogue, load_shadow
 from gateway.config import Config, Policies, Upstream
+from gateway.load import load_catalogue, load_shadow
 from gateway.metrics import Metrics
 from gateway.model import SCOPES, Account, AuditEvent, Decision, Moment, Owner, Principal
 from gateway.shadow import Shadow
@@ -93,7 +93,7 @@ class Broken:
 @pytest.mark.parametrize("answer", [Decision(False, (), "denied", error="no"), RuntimeError("no")])
 def test_a_set_that_cannot_be_evaluated_is_an_alarm_and_says_nothing(answer, caplog):
     metrics = Metrics()
-    assert Shadow(Broken(answer), metrics).judge(MEMBER, LIST, "own", NOW) is None
+    assert Shadow(metrics).judge(Broken(answer), MEMBER, LIST, "own", NOW) is None
     assert metrics.value("alarms", "shadow-evaluation-error") == 1
     assert "shadow-evaluation-error operation=advertisers_list" in caplog.text
 
