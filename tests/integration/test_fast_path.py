@@ -729,6 +729,20 @@ async def test_the_same_bytes_are_read_once_and_judged_anew(tmp_path):
         assert (at.repeated, len(at.requests)) == (3, 4)
 
 
+@both_loops
+async def test_who_does_not_take_answers_has_nothing_begun_for_them_without_being_read(tmp_path):
+    async with scene(SHORT, answers(OK), tmp_path) as at, connect(at.running) as line:
+        await line.send(at.get())
+        assert (await line.answer()).status == 200
+        (handler,) = at.running.gateway._runners[0].server.connections
+        handler.pause_writing()
+        handler.data_received(at.get())  # it had left the socket before reading was paused
+        await asyncio.sleep(0.05)
+        assert (at.repeated, len(at.requests)) == (0, 1)
+        handler.resume_writing()
+        assert (await line.answer()).status == 200
+
+
 # Every one of these is taken for something else where it stands than where nothing stands before it.
 BEFORE = {
     "a part of a head": (b"GET /nowhere HTTP/1.1\r\nX-Before: ", 404),
@@ -875,9 +889,10 @@ async def test_the_plans_are_bounded_in_number(tmp_path, monkeypatch):
 async def test_the_plans_are_bounded_in_bytes(tmp_path):
     async with scene(SHORT, answers(OK), tmp_path) as at:
         assert (await at.ask()).status == 200
-        heard = await at.ask(at.get(*(f"X-{number}: " + "x" * 8_000 for number in range(90))))
-        assert heard.status == 200
-        at.went(2)
+        for size, count in ((6_000, 1), (8_000, 90)):  # in one read, and in many
+            heard = await at.ask(at.get(*(f"X-{number}: " + "x" * size for number in range(count))))
+            assert heard.status == 200
+        at.went(3)
         kept = at.running.gateway.lean.plans
         assert kept
         assert all(len(data) <= 4_096 for data in kept)
