@@ -24,6 +24,7 @@ import stat
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.config import Config
@@ -35,6 +36,7 @@ if TYPE_CHECKING:  # the child imports this module, and has no use for the rest 
     from gateway.app import Gateway
 
 SPAWN = multiprocessing.get_context("spawn")
+FORK = multiprocessing.get_context("fork")
 LOOK_S = 1.0
 """How often the folders are looked at. They are quiet when two looks are alike."""
 READ = (".cedar", ".cedarschema", ".toml")
@@ -131,14 +133,52 @@ async def compile_apart(config: Config) -> Compiled | Outcome:
     return found
 
 
-def _compile(config: Config, to: socket.socket, limit_s: float) -> None:
-    """The child. The kernel's clock ends it, whoever has forgotten it and whatever hangs in it."""
+def load_apart(config: Config) -> Sets:
+    """The policies a gateway starts with, compiled and proved in a child: where Cedar's engine has run it leaves 8 MB
+    behind, and what serves only looks up.
+
+    It blocks, and it forks (a start has no second to give to another interpreter): for a process without threads.
+    Raises: ConfigError as `load_sets`; RuntimeError when the child came to nothing.
+    """
+    ours, theirs = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=_compile_first, args=(config, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    with ours:
+        try:
+            found = ours.recv()
+        except EOFError:
+            found = None
+        finally:
+            process.kill()
+            process.join()
+    if isinstance(found, Compiled):
+        return Sets.unpack(found.packed)
+    if isinstance(found, Outcome) and found.word == "refused":
+        raise ConfigError(list(found.faults))
+    why = f"the compiling process ended early (exit code {process.exitcode})"
+    raise RuntimeError(str(found.faults[0].text) if isinstance(found, Outcome) else why)
+
+
+def _compile_first(config: Config, to: Connection) -> None:
     leave_to_keeper()
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, limit_s + 1)
+    _end_after(config.policies.reload_timeout_s)
+    to.send(_compiled(config))
+
+
+def _compile(config: Config, to: socket.socket, limit_s: float) -> None:
+    """The child of a reload."""
+    leave_to_keeper()
+    _end_after(limit_s + 1)
     os.nice(NICE)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
     to.sendall(framed(_compiled(config)))
+
+
+def _end_after(limit_s: float) -> None:
+    """The kernel's clock ends this process, whoever has forgotten it and whatever hangs in it."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
 
 
 def _compiled(config: Config) -> Compiled | Outcome:

@@ -25,7 +25,7 @@ from gateway.app import Gateway, bind, build, load_credentials, load_tls
 from gateway.config import Config
 from gateway.credentials import Credentials, LiveCredentials
 from gateway.inforce import LOADED, Outcome, Policies
-from gateway.load import Packed, Sets, load_catalogue, load_sets
+from gateway.load import Packed, Sets
 from gateway.reload import (
     SPAWN,
     Failed,
@@ -37,6 +37,7 @@ from gateway.reload import (
     folders,
     follow,
     leave_to_keeper,
+    load_apart,
     look,
     receive,
     send,
@@ -82,7 +83,7 @@ async def prepare(config: Config) -> Sets:
     Returns the policies, compiled. Raises: ConfigError, OSError.
     """
     load_tls(config.listen)
-    sets = load_sets(config, load_catalogue(config))
+    sets = load_apart(config)
     load_or_create_keys(config.store.keys)
     store = await open_store(config.store, time.time)
     try:

@@ -155,6 +155,45 @@ def test_a_compiling_process_that_hangs_in_the_engine_is_ended_by_the_kernel():
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.parametrize(
+    ("happens", "said"),
+    [
+        ("lambda _: os._exit(3)", "ended early (exit code 3)"),
+        ("lambda _: re.match('(a+)+$', 'a' * 64 + 'b')", f"ended early (exit code -{signal.SIGALRM.value})"),
+        ("lambda _: reload.failed('the engine is of another kind')", "the engine is of another kind"),
+    ],
+)
+def test_a_start_whose_compiling_process_comes_to_nothing_says_why(happens, said):
+    starting = (
+        "import os, re; from gateway import config, reload;"
+        "settings = config.Config('http://a', config.Upstream('http://b'),"
+        " policies=config.Policies(reload_timeout_s=0.2));"
+        f"reload._compiled = {happens};"
+        "reload.load_apart(settings)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", starting], cwd=ROOT, check=False, timeout=30, capture_output=True, text=True
+    )
+    assert done.stderr.splitlines()[-1].startswith("RuntimeError: ")
+    assert done.stderr.splitlines()[-1].endswith(said)
+
+
+def test_a_start_compiles_in_a_process_of_its_own():
+    starting = (
+        "import os; from gateway import config, reload;"
+        "load = reload.load_sets;"
+        "reload.load_sets = lambda *given: (print(os.getpid(), flush=True), load(*given))[1];"
+        "made = reload.load_apart(config.Config('http://a', config.Upstream('http://b')));"
+        "print(os.getpid(), made.enforced.digest)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", starting], cwd=ROOT, check=True, timeout=30, capture_output=True, text=True
+    )
+    compiled, serves, digest = done.stdout.split()
+    assert compiled != serves
+    assert len(digest) == 64
+
+
 @given(st.binary(max_size=2_000), st.lists(st.integers(1, 300), max_size=8))
 @settings(max_examples=50, deadline=None)
 def test_a_message_arrives_whole_however_it_is_cut(packed, cuts):
