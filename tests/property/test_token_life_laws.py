@@ -34,6 +34,7 @@ from gateway.problem import Problem
 from gateway.ratelimit import RateLimit
 from gateway.store import Which, open_store
 from gateway.store.keys import LiveKeys
+from gateway.store.tally import DAY_S
 from gateway.verdicts import Verdicts
 
 NOW = 1_800_000_000
@@ -87,6 +88,7 @@ class Answered:
     text: str
     at: int
     given: int = 1
+    forgotten: bool = False
 
 
 class TokenLife(RuleBasedStateMachine):
@@ -119,6 +121,7 @@ class TokenLife(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
+        self.answered: list[Answered] = []
         self._open()
         self.owners = [
             self.run(self.other.add_user(f"{n}@example.com", Account("network", "33", "33"), "super")).id
@@ -216,10 +219,18 @@ class TokenLife(RuleBasedStateMachine):
     @rule(target=answers, token=tokens, key=st.uuids())
     def rotate_with_a_key(self, token: Modelled, key: UUID) -> Any:
         text = self._rotate(token, self.now + 3600, 3600, str(key))
-        return multiple() if text is None else Answered(str(key), token, text, self.now)
+        if text is None:
+            return multiple()
+        self.answered.append(Answered(str(key), token, text, self.now))
+        return self.answered[-1]
 
     @rule(answer=answers)
     def ask_again(self, answer: Answered) -> None:
+        if answer.forgotten:  # then it is asked for the first time
+            text = self._rotate(answer.token, self.now + 3600, 0, answer.key)
+            if text is not None:
+                answer.text, answer.at, answer.given, answer.forgotten = text, self.now, 1, False
+            return
         asked = once([answer.key], whose=("x",), body=b"")
         act = self.issuer.rotate(
             answer.token.id,
@@ -237,6 +248,8 @@ class TokenLife(RuleBasedStateMachine):
     @rule()
     def erase(self) -> None:
         self.run(self.other.erase_sealed())
+        for answer in self.answered:
+            answer.forgotten |= self.now >= answer.at + KEPT_S + DAY_S
 
     @rule(token=tokens, administrator=st.booleans())
     def pause(self, token: Modelled, administrator: bool) -> None:
