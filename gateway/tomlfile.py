@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import re
 import tomllib
 import types
@@ -119,8 +120,11 @@ class _Sink:
         self.faults.append(Fault(self.name, self.lines.of(path), ".".join(path), text))
 
 
+_hints = functools.cache(typing.get_type_hints)
+
+
 def _table(cls: Any, raw: Mapping[str, Any], path: tuple[str, ...], sink: _Sink) -> Any:
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     before = len(sink.faults)
     for key in sorted(raw.keys() - fields.keys()):

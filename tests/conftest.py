@@ -17,10 +17,10 @@ from yarl import URL
 
 from gateway import sandbox
 from gateway.app import Gateway, bind, build
-from gateway.config import Config, Limits, Record, Store, Upstream
+from gateway.config import Config, Limits, Record, Store, Upstream, Versions
 from gateway.credentials import Credentials
 from gateway.demo import ADVERTISER, EVERY_NETWORK, NETWORK, OTHER_ADVERTISER, PEOPLE, READ
-from gateway.load import load_policies
+from gateway.load import load_catalogue, load_policies
 from gateway.model import Account, Operation
 from gateway.operation import Catalogue
 from gateway.table import Table
@@ -31,6 +31,7 @@ UPSTREAM_TOKEN = "upstream-credential-of-network-33"
 
 
 _compiled: dict[tuple[Operation, ...], bytes] = {}
+_catalogues: dict[Versions, Catalogue] = {}
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +39,7 @@ def one_process_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a gateway does once in its process would be done for every test here.
 
     The shipped policies are compiled once: a fifth of a second for each gateway otherwise. Each has a table of its
-    own, as a worker gets it from its keeper.
+    own, as a worker gets it from its keeper. The catalogue never changes once it is made, and is shared.
     """
 
     def load(config: Config, catalogue: Catalogue) -> Table:
@@ -49,7 +50,13 @@ def one_process_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
             _compiled[operations] = load_policies(config, catalogue).pack()
         return Table.unpack(_compiled[operations])
 
+    def catalogue(config: Config) -> Catalogue:
+        if config.versions not in _catalogues:
+            _catalogues[config.versions] = load_catalogue(config)
+        return _catalogues[config.versions]
+
     monkeypatch.setattr("gateway.load.load_policies", load)
+    monkeypatch.setattr("gateway.app.load_catalogue", catalogue)
 
 
 class Clock:
