@@ -68,6 +68,7 @@ KINDS: dict[str, Kind] = {
     "insufficient-scope": Kind(403, "The token lacks a scope", "insufficient_scope", UNAUTHORIZED),
     "account-not-allowed": Kind(403, "The token does not reach this account", None, UNAUTHORIZED),
     "columns-withheld": Kind(403, "None of the columns asked for may be seen", None, UNAUTHORIZED),
+    "removals-unconfirmed": Kind(409, "The request would remove what it does not name"),
     "rate-limited": Kind(429, "Too many requests", None, UNAUTHORIZED),
     # the admin sub-app
     "on-behalf-of": Kind(403, "Nobody makes a token on somebody else's behalf", None, UNAUTHORIZED),
@@ -94,6 +95,9 @@ KINDS: dict[str, Kind] = {
     "upstream-redirect": Kind(502, "The upstream answered with a redirect", None, "InternalServiceError"),
     "upstream-failed": Kind(502, "The upstream failed", None, "InternalServiceError"),
     "upstream-refused": Kind(502, "The upstream refused the request", None, "InvalidInput"),
+    "upstream-unreadable": Kind(
+        502, "The upstream's answer cannot be read to its end", None, "InternalServiceError"
+    ),
     "upstream-timeout": Kind(504, "The upstream did not answer in time", None, "InternalServiceError"),
     "internal-error": Kind(500, "The gateway made a mistake", None, "InternalServiceError"),
 }

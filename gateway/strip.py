@@ -1,0 +1,542 @@
+"""Network Integration replies without what may not pass: a JSON document in, the same one out with members left out.
+
+Members of a class that is withheld (`fields.py`) are left out with their values, at every depth; elsewhere, addresses
+at the vendor's hosts are rewritten, or null. Everything else keeps its text: numbers, escapes, order, mostly even
+white space.
+
+As long as a quick look finds nothing in a body, it passes as it comes. The look may find something in the middle: then
+reading begins at the string that it lies in. Where that string begins is certain, though nothing before it was read:
+what was found has letters in a row that JSON has nowhere but in strings, and the beginning of every string that may yet
+become dangerous is kept back. What stood before, and how it is nested, is not checked; nothing of it would have been
+withheld.
+
+A body that is suspicious from the beginning is read strictly from there to its end, and kept back up to 64 KiB, so that
+one that cannot be read is refused. Memory is bounded by that, or by one string of at most 1 MiB.
+
+Source: RFC 8259; issue "Sensitive columns never leave the vendor", Network Integration.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+
+from gateway.fields import (
+    LONGEST_START,
+    FieldClass,
+    Hosts,
+    Look,
+    field_class,
+    holds_users,
+    is_address,
+    of_a_user,
+)
+from gateway.filter import GATHERED, Unfilterable
+
+MAX_TOKEN = 1_048_576
+"""Bytes of one string, or of white space in a row; also what waits in memory for its end, beside one piece."""
+MAX_DEPTH = 256
+MAX_NAMES = 1_000
+"""Names of withheld members that are told apart."""
+SEARCHED_AGAIN = 4_096
+KNOWN = 4_096
+
+_SPACE = rb"[ \t\n\r]*+"
+_TEXT = rb'[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4})[^"\\\x00-\x1f]*+)*+'
+_STRING = rb'"' + _TEXT + rb'"'
+_OTHER = rb"(?:-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?|true|false|null)"
+_VALUE = rb"(?:(" + _STRING + rb")|(" + _OTHER + rb")(?=[ \t\n\r,}\]])|([{\[]))"
+
+_space = re.compile(_SPACE).match
+_member = re.compile(_SPACE + rb"(" + _STRING + rb")" + _SPACE + rb":" + _SPACE + _VALUE).match
+_element = re.compile(_SPACE + _VALUE).match
+_PLAIN = (
+    _SPACE + _STRING + _SPACE + rb":" + _SPACE + rb"(?:" + _STRING + rb"|" + _OTHER + rb"(?=[ \t\n\r,}]))"
+)
+# As many plain members as there are, commas behind them included; perhaps a last one, of which this is said.
+_members = re.compile(rb"(?:" + _PLAIN + _SPACE + rb",)*+(" + _PLAIN + rb"(?=" + _SPACE + rb"\}))?+").match
+_next_object = re.compile(_SPACE + rb"\}" + _SPACE + rb"," + _SPACE + rb"\{").match
+_text = re.compile(_TEXT).match
+
+# Where the reading of a body stands: before the document, before a member, an element, what follows either, behind it
+# all; and in a body that is not read from its beginning: before what may be either, and inside a string.
+_START, _MEMBER, _ELEMENT, _AFTER, _END, _EITHER, _INSIDE = range(7)
+_OBJECT, _LIST, _UNKNOWN = 0x7B, 0x5B, 0
+_CLOSED_BY = {_OBJECT: 0x7D, _LIST: 0x5D}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rules:
+    """What is withheld from somebody. `personal`: whether pii is. `users`: whether the whole reply is about users."""
+
+    hosts: Hosts
+    look: Look
+    personal: bool
+    users: bool = False
+    known: dict[bytes, Name] = field(default_factory=dict)
+
+    def name(self, key: bytes) -> Name:
+        """What is to be done about a member, by its name as it is written, quotes included. Raises: Unfilterable."""
+        found = self.known.get(key)
+        if found is None:
+            text = _decoded(key)
+            found = Name(
+                text,
+                field_class(text),
+                self.personal and of_a_user(text),
+                self.personal and holds_users(text),
+            )
+            if len(self.known) < KNOWN and len(key) < 128:
+                self.known[key] = found
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A member's name: its class, whether it is pii within a user, whether its value holds users."""
+
+    text: str
+    cls: FieldClass | None
+    of_a_user: bool
+    users: bool
+
+
+NAMELESS = Name("", None, False, False)
+
+
+class Tally:
+    """Names that were withheld at least once, by class."""
+
+    __slots__ = ("_names",)
+
+    def __init__(self) -> None:
+        self._names: dict[str, set[str]] = {}
+
+    def withhold(self, cls: FieldClass, name: str) -> None:
+        names = self._names.setdefault(cls, set())
+        if len(names) < MAX_NAMES:
+            names.add(name)
+
+    @property
+    def withheld(self) -> dict[str, int]:
+        return {cls: len(names) for cls, names in sorted(self._names.items())}
+
+
+class Strip:
+    """One reply on its way: `feed` bytes in, bytes out; `close` at the end."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.tally = Tally()
+        self._rules = rules
+        self._reading: _Reading | None = None
+        self._held = b""
+        self._passed = False
+        self._gathered: list[bytes] | None = None
+        self._size = 0
+
+    def feed(self, data: bytes) -> bytes:
+        """Raises: Unfilterable."""
+        if self._reading is not None:
+            return self._read(data)
+        if self._held:
+            data = self._held + data
+        look = self._rules.look
+        if look.unreadable(data):
+            raise Unfilterable("the body is not JSON in UTF-8")
+        found = look.first(data)
+        if found < 0:
+            at = _kept_from(data, look)
+            self._held = data[at:]
+            self._passed = self._passed or at > 0
+            return data[:at]
+        self._held = b""
+        self._reading = _Reading(self._rules, self.tally)
+        if self._passed:
+            at = self._reading.begin(data, found)
+            return data[:at] + self._read(data[self._reading.at :])
+        self._gathered = []
+        return self._read(data)
+
+    def close(self) -> bytes:
+        """Raises: Unfilterable when the body is not whole, where it is read; or where its names are."""
+        if self._reading is None:
+            return self._held
+        last = self._reading.close()
+        if self._gathered is not None:
+            last = b"".join(self._gathered) + last
+        return last
+
+    def _read(self, data: bytes) -> bytes:
+        assert self._reading is not None  # set by whoever calls
+        shown = self._reading.feed(data)
+        if self._gathered is None:
+            return shown
+        self._gathered.append(shown)
+        self._size += len(shown)
+        if self._size <= GATHERED:
+            return b""
+        shown = b"".join(self._gathered)
+        self._gathered = None
+        return shown
+
+
+def _kept_from(data: bytes, look: Look) -> int:
+    """From where on bytes are kept back: the last string that may go on, with the mark that stands before it. Where
+    the last one began long ago, or none did, no more than may be the beginning of what is looked for."""
+    at = data.rfind(b'"', max(0, len(data) - LONGEST_START))
+    if at < 0:
+        at = len(data) - look.begun(data)
+    if at and data[at - 1] == 0x5C:
+        while at and data[at - 1] == 0x5C:  # none of a row without all of it: they are counted later
+            at -= 1
+        return at
+    before = len(data[:at].rstrip(b" \t\n\r")) if at and data[at - 1] in b" \t\n\r" else at
+    if before and data[before - 1] in b",:{[":
+        at = before - 1
+    return at
+
+
+class _Reading:
+    """Reads a document, from its beginning or from a string in its middle; `feed` gives what may pass of it."""
+
+    def __init__(self, rules: Rules, tally: Tally) -> None:
+        self.at = 0
+        self._rules = rules
+        self.tally = tally
+        self._buffer = b""
+        self._enough = 0
+        self._state = _START
+        # What is open: its kind, whether something of it was passed, so that a comma stands before the next.
+        self._open: list[int] = []
+        self._filled: list[bool] = []
+        self._muted = 0  # how deep what is left out began, plus one
+        self._users = 0  # how deep what holds users began, plus one
+        self._out: list[bytes] = []
+        self._need = False  # a comma was read: something has to follow
+        self._suspects: list[tuple[int, int, int]] = []  # where in the piece at hand the look found something
+        self._next = 0
+
+    def begin(self, data: bytes, found: int) -> int:
+        """Begin in the middle, at the string in `data` that `found` lies in. Returns how much of `data` passes
+        unread; `at` is where reading begins. Raises: Unfilterable."""
+        at = _opening_quote(data, found)
+        self._open, self._filled = [_UNKNOWN], [True]
+        if at < 0:  # it began long before: a text that is too long to be a name, or an address
+            self._state, self.at = _INSIDE, found
+            return found
+        before = len(data[:at].rstrip(b" \t\n\r"))
+        mark = data[before - 1] if before else 0
+        self.at = at
+        if mark == 0x2C:
+            self._state, self._need = _EITHER, True
+            return before - 1
+        if mark == 0x7B:
+            self._open, self._filled, self._state = [_UNKNOWN, _OBJECT], [True, False], _MEMBER
+        elif mark == 0x5B:
+            self._open, self._filled, self._state = [_UNKNOWN, _LIST], [True, False], _ELEMENT
+        elif mark == 0x3A:
+            self._open, self._filled, self._state = [_UNKNOWN, _OBJECT], [True, False], _ELEMENT
+        else:
+            raise Unfilterable("a string stands where none can")
+        return at
+
+    def feed(self, data: bytes) -> bytes:
+        if self._buffer:
+            data = self._buffer + data
+            if len(data) < self._enough:
+                self._buffer = data
+                return b""
+        self._suspects, self._next = self._rules.look.all(data), 0
+        at = self._run(data)
+        self._buffer = data[at:]
+        left = len(self._buffer)
+        if left > MAX_TOKEN:
+            raise Unfilterable("a value is too long")
+        # What is long and not complete is searched again only once much more of it is there.
+        self._enough = 0 if left <= SEARCHED_AGAIN else left + left // 2
+        out = b"".join(self._out)
+        self._out.clear()
+        return out
+
+    def close(self) -> bytes:
+        self._suspects, self._next = self._rules.look.all(self._buffer), 0
+        at = self._run(self._buffer)
+        rest = self._buffer[at:]
+        # In a body that was not read from its beginning, the end of what is open is not known.
+        if rest.strip(b" \t\n\r") or self._state not in (_END, _AFTER) or self._open not in ([], [_UNKNOWN]):
+            raise Unfilterable("the body ends too early, or is no JSON")
+        return b"".join(self._out) + rest
+
+    def _run(self, data: bytes) -> int:
+        """Reads what is complete. Returns where what is not begins."""
+        at, size = 0, len(data)
+        while at < size:
+            state = self._state
+            if state == _AFTER:
+                end = self._after(data, at)
+            elif state == _MEMBER:
+                end = self._plain(data, at)
+                if end == at:
+                    end = self._member(data, at)
+            elif state == _ELEMENT:
+                end = self._element(data, at)
+            elif state == _EITHER:
+                end = self._either(data, at)
+            elif state == _INSIDE:
+                end = self._inside(data, at)
+            else:
+                end = self._edge(data, at)
+            if end < 0:
+                return at
+            at = end
+        return at
+
+    def _edge(self, data: bytes, at: int) -> int:
+        """Before and behind the document."""
+        at = _space(data, at).end()  # type: ignore[union-attr]
+        if at == len(data):
+            return at
+        if self._state == _END or data[at] not in b"{[":
+            raise Unfilterable("the body is not a JSON object or list")
+        self._push(data[at], data[at : at + 1])
+        return at + 1
+
+    def _after(self, data: bytes, at: int) -> int:
+        end = _space(data, at).end()  # type: ignore[union-attr]
+        if end == len(data):
+            return -1
+        mark, kind = data[end], self._open[-1]
+        if mark == 0x7D and kind == _OBJECT and len(self._open) > 1 and self._open[-2] == _LIST:
+            found = _next_object(data, at)
+            if found is not None and not self._muted and self._users <= len(self._open) - 1:
+                self._filled[-1] = False
+                self._state = _MEMBER
+                self._out.append(found[0])
+                return found.end()
+        if mark == 0x2C:
+            self._need = True
+            self._state = _MEMBER if kind == _OBJECT else _ELEMENT if kind == _LIST else _EITHER
+        elif mark in b"}]" and kind in (_UNKNOWN, 0x7B if mark == 0x7D else 0x5B):
+            self._pop(data[at : end + 1])
+        else:
+            raise Unfilterable("the body is not JSON")
+        return end + 1
+
+    def _plain(self, data: bytes, at: int) -> int:
+        """Passes the members from here on that need no judging: before the next suspect, and not of a user."""
+        if self._users or self._rules.users:
+            return at
+        suspects, number = self._suspects, self._next
+        while number < len(suspects) and suspects[number][1] < at:
+            number += 1
+        self._next = number
+        found = _members(data, at, suspects[number][1] if number < len(suspects) else len(data))
+        end = found.end()  # type: ignore[union-attr]  # it matches nothing too
+        if end == at:
+            return at
+        last = found[1] is not None  # type: ignore[index]
+        text = data[at : end if last else end - 1]
+        if not text.isascii():
+            _utf8(text)
+        self._pass(text)
+        self._need = not last
+        if last:
+            self._state = _AFTER
+        return end
+
+    def _member(self, data: bytes, at: int) -> int:
+        found = _member(data, at)
+        if found is None:
+            return self._closed(data, at, 0x7D, b'"')
+        name = self._rules.name(found[1])
+        cls = self._class(name, found)
+        if cls is None:
+            return self._value(data, at, found, 2, name)
+        if cls == "link" and found[2] is not None:
+            led = self._rules.hosts.led(text := _decoded(found[2]))
+            if led is not None and led != text:
+                self._pass(data[at : found.start(2)] + _written(led))
+                return self._behind(found.end())
+        if not self._muted:
+            self.tally.withhold(cls, name.text)
+        return self._drop(found, 4)
+
+    def _class(self, name: Name, found: re.Match[bytes]) -> FieldClass | None:
+        """The class for which a member is left out, None for one that passes, or is judged by its value."""
+        rules, cls = self._rules, name.cls
+        if cls == "pii":
+            return cls if rules.personal else None
+        if cls == "link":
+            # Under a link's name what is no address is none: a number, a text, nothing at all.
+            address = found[4] is not None or (found[2] is not None and is_address(_decoded(found[2])))
+            return cls if address else None
+        if cls is None and name.of_a_user and (self._users or rules.users):
+            return "pii"
+        return cls
+
+    def _element(self, data: bytes, at: int) -> int:
+        found = _element(data, at)
+        if found is None:
+            return self._closed(data, at, 0x5D, b'"{[-0123456789tfn')
+        return self._value(data, at, found, 1)
+
+    def _either(self, data: bytes, at: int) -> int:
+        """What follows a comma in something of which it is not known whether it is an object."""
+        found = _member(data, at)
+        if found is not None:
+            return self._member(data, at)
+        found = _element(data, at)
+        if found is None:
+            return self._closed(data, at, 0, b'"{[-0123456789tfn')
+        if found[1] is not None:
+            # Whether it is a name is told by what follows, which has to be there.
+            follows = _space(data, found.end()).end()  # type: ignore[union-attr]
+            if follows == len(data) or data[follows] == 0x3A:
+                return -1
+        return self._value(data, at, found, 1)
+
+    def _inside(self, data: bytes, at: int) -> int:
+        """The rest of a string that began before reading did."""
+        end = _text(data, at).end()  # type: ignore[union-attr]
+        if data[end : end + 1] == b'"':
+            follows = _space(data, end + 1).end()  # type: ignore[union-attr]
+            if follows == len(data):
+                return -1 if follows - at < MAX_TOKEN else self._fail("white space goes on")
+            if data[follows] == 0x3A:
+                raise Unfilterable("a name is too long")
+            end += 1
+            self._state = _AFTER
+        elif end < len(data) and (data[end] != 0x5C or len(data) - end >= 6):
+            raise Unfilterable("a string is broken")
+        if end == at:
+            return -1
+        self._out.append(data[at:end])
+        return end
+
+    @staticmethod
+    def _fail(text: str) -> int:
+        raise Unfilterable(text)
+
+    # -- what is passed
+
+    def _value(self, data: bytes, at: int, found: re.Match[bytes], group: int, name: Name = NAMELESS) -> int:
+        """Passes an element or a member that is not withheld for its name; `group` is where its value begins."""
+        text = found[group]
+        if text is not None:
+            if not text.isascii():
+                _utf8(text)
+            if b"/" in text or b"\\" in text:
+                led = self._rules.hosts.led(plain := _decoded(text))
+                if led is None:
+                    if not self._muted:
+                        self.tally.withhold("link", name.text)
+                    self._pass(data[at : found.start(group)] + b"null")
+                    return self._behind(found.end())
+                if led != plain:
+                    self._pass(data[at : found.start(group)] + _written(led))
+                    return self._behind(found.end())
+        elif found[group + 2] is not None:
+            self._push(found[group + 2][0], data[at : found.end()])
+            if name.users and not self._users:
+                self._users = len(self._open)
+            return found.end()
+        self._pass(data[at : found.end()])
+        return self._behind(found.end())
+
+    def _behind(self, end: int) -> int:
+        self._state = _AFTER
+        return end
+
+    def _drop(self, found: re.Match[bytes], container: int) -> int:
+        """Leaves out a member: at once, or until what it opens is closed."""
+        if found[container] is None:
+            return self._behind(found.end())
+        if not self._muted:
+            self._muted = len(self._open) + 1
+        self._open.append(found[container][0])
+        self._filled.append(False)
+        self._need = False
+        self._state = _MEMBER if found[container] == b"{" else _ELEMENT
+        self._bounded()
+        return found.end()
+
+    def _pass(self, text: bytes) -> None:
+        self._need = False
+        if self._muted:
+            return
+        if self._open:
+            if self._filled[-1]:
+                self._out.append(b",")
+            self._filled[-1] = True
+        self._out.append(text)
+
+    def _push(self, kind: int, text: bytes) -> None:
+        self._pass(text)
+        self._open.append(kind)
+        self._filled.append(False)
+        self._state = _MEMBER if kind == _OBJECT else _ELEMENT
+        self._bounded()
+
+    def _bounded(self) -> None:
+        if len(self._open) > MAX_DEPTH:
+            raise Unfilterable("the body is nested too deep")
+
+    def _pop(self, text: bytes) -> None:
+        kind = self._open.pop()
+        self._filled.pop()
+        if not self._muted:
+            self._out.append(text)
+        if self._muted > len(self._open):
+            self._muted = 0
+        if self._users > len(self._open):
+            self._users = 0
+        if kind == _UNKNOWN and not self._open:  # what lies around what is open is not known either
+            self._open, self._filled = [_UNKNOWN], [True]
+        self._state = _AFTER if self._open else _END
+
+    def _closed(self, data: bytes, at: int, mark: int, begins: bytes) -> int:
+        """Where no member, or element, could be read: the end of an empty one, an unfinished one, or no JSON."""
+        end = _space(data, at).end()  # type: ignore[union-attr]
+        if end == len(data):
+            return -1
+        if data[end] == mark and not self._need:
+            self._pop(data[at : end + 1])
+            return end + 1
+        if data[end] not in begins:
+            raise Unfilterable("the body is not JSON")
+        return -1
+
+
+def _opening_quote(data: bytes, found: int) -> int:
+    """Where the string begins that `found` lies in: at the last quote before it that no backslash escapes, or -1.
+
+    Backslashes in a row are never kept back in part, so their number is known.
+    """
+    at = data.rfind(b'"', 0, found)
+    while at >= 0:
+        before = at
+        while before and data[before - 1] == 0x5C:
+            before -= 1
+        if (at - before) % 2 == 0:
+            return at
+        at = data.rfind(b'"', 0, at)
+    return -1
+
+
+def _decoded(text: bytes) -> str:
+    """The text of a string as the grammar has accepted it. Raises: Unfilterable when it is not UTF-8."""
+    if b"\\" not in text:
+        return _utf8(text)[1:-1]
+    return str(json.loads(_utf8(text)))
+
+
+def _utf8(text: bytes) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        raise Unfilterable("the body is not UTF-8") from None
+
+
+def _written(text: str) -> bytes:
+    return json.dumps(text).encode()
