@@ -23,6 +23,7 @@ from gateway.config import Upstream as UpstreamSettings
 from gateway.credentials import Credentials, LiveCredentials, configured
 from gateway.exchange import Exchanges, on_prepare
 from gateway.flow import Flow
+from gateway.fullset import FullSets
 from gateway.inforce import Outcome, Policies
 from gateway.issue import Issuer
 from gateway.lastuse import LastUse
@@ -36,6 +37,7 @@ from gateway.ratelimit import RateLimit
 from gateway.selfservice import SelfService
 from gateway.selftest import what_moved
 from gateway.shadow import Shadow
+from gateway.shield import Shield
 from gateway.signin import SignIn
 from gateway.store import Store, open_store
 from gateway.store.keys import LiveKeys
@@ -226,6 +228,8 @@ async def build(
         rate=rate,
         limits=limits,
         shadow=Shadow(metrics),
+        shield=Shield(config.upstream.url, config.public_url),
+        full_sets=FullSets(upstream),
     )
     issuer = Issuer(store, keys, config.public_url, clock)
     passwords = Passwords(hasher)

@@ -101,9 +101,10 @@ class Recorder:
             return line + "}\n"
         problem = "" if event.problem is None else f',"problem":{json.dumps(event.problem)}'
         upstream = "" if event.upstream_status is None else f',"upstream_status":{event.upstream_status}'
+        withheld = f',"withheld":{json.dumps(event.withheld)}' if event.withheld else ""
         return (
             f'{line},"status":{event.status}{problem}{upstream},"outcome":"{event.outcome}"'
-            f',"bytes_in":{event.bytes_in},"bytes_out":{event.bytes_out}'
+            f',"bytes_in":{event.bytes_in},"bytes_out":{event.bytes_out}{withheld}'
             f',"duration_ms":{(now - event.began) * 1000:.3f}}}\n'
         )
 

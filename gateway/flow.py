@@ -1,6 +1,7 @@
 """One proxied request, its steps in reading order.
 
-receive -> authenticate -> identify the operation -> decide -> limit -> read the body -> forward -> answer
+receive -> authenticate -> identify the operation -> decide -> limit -> read the body -> check what it would
+remove -> forward -> protect the answer
 
 Each step takes what the one before it made, so none can run early. The record is written by `exchange.py`,
 whatever happens. What is judged is what goes upstream, to the byte; what cannot be judged goes nowhere.
@@ -9,18 +10,21 @@ whatever happens. What is judged is what goes upstream, to the byte; what cannot
 from __future__ import annotations
 
 import asyncio
-import json
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from aiohttp import web
 
-from gateway import headers
+from gateway import headers, target
 from gateway.audit import Recorder
 from gateway.authenticate import Authenticator
+from gateway.body import Body
 from gateway.config import Limits
 from gateway.connection import UpstreamRequest
 from gateway.credentials import Credentials
 from gateway.exchange import EVENT, HEAD, TARGET, Exchanges, break_off, too_large
+from gateway.filter import Filter, Guard, Unfilterable, receipt, unreadable
+from gateway.fullset import FullSets
 from gateway.inforce import Policies
 from gateway.load import Sets
 from gateway.model import AuditEvent, Call, Decision, Moment, Principal, Relation
@@ -28,15 +32,18 @@ from gateway.operation import Catalogue
 from gateway.policy import relation
 from gateway.problem import Headers, Problem
 from gateway.ratelimit import RateLimit
+from gateway.refusals import MAX_BYTES as MAX_REFUSAL_BYTES
+from gateway.refusals import passed_on
+from gateway.replacing import confirmed, replaced, where_stored
 from gateway.shadow import Shadow
+from gateway.shield import Shield
 from gateway.store import Store
 from gateway.upstream import Reply, Upstream
 
 BODYLESS = frozenset({"GET", "DELETE"})
 STREAMED = frozenset({200, 201, 202, 203, 204})
-# What the vendor documents for our two APIs, and the 4xx an HTTP server may give without a fault of ours.
-REFUSALS = frozenset({400, 403, 404, 409, 422, 429})
-MAX_REFUSAL_BYTES = 65_536
+COLLECTIONS = frozenset({"advertisers.{format}", "affiliates.{format}"})
+"""How paths end to which a body is sent that says itself what it is about; that is read under them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,8 @@ class Flow:
     rate: RateLimit
     limits: Limits
     shadow: Shadow
+    shield: Shield
+    full_sets: FullSets
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one request on `/api/`, or refuse it by a Problem that names why."""
@@ -70,12 +79,81 @@ class Flow:
             call = event.call = self.catalogue.with_keys(call, sent.keys | wanted.query_names)
             principal = event.principal = await self.authenticator.principal(head.authorization, event.client)
             await self.decide(event, principal, call, sets)
+            await self.within(principal, sent)
         prepared = self.prepare(request.method, wanted.raw, request.raw_headers, principal, call, sent.raw)
-        if call.operation.effect != "read":
+        guard = self.guard(event, principal, call, sets)
+        async with AsyncExitStack() as held:
+            if call.operation.effect != "read":
+                await self._before_writing(held, request, principal, call, sent)
+            async with self.upstream.open(prepared) as reply:
+                event.upstream_status = reply.status
+                await held.aclose()
+                return await self._answer(request, event, reply, spent, guard)
+
+    async def _before_writing(
+        self, held: AsyncExitStack, request: web.Request, principal: Principal, call: Call, sent: Body
+    ) -> None:
+        """Whatever has to have happened before a change goes upstream. Raises: Problem.
+
+        `held` keeps other writes to the same stored set waiting.
+        """
+        event, wanted, confirms = request[EVENT], request[TARGET], confirmed(request[HEAD].confirms)
+        kept = replaced(call.operation.replaces, sent.document, wanted.query_names)
+        read = self._reading(request, principal, call, sent) if kept else None
+        if read is None:
             self.recorder.begun(event)
-        async with self.upstream.open(prepared) as reply:
-            event.upstream_status = reply.status
-            return await self._answer(request, event, reply, spent)
+            return
+        await held.enter_async_context(self.full_sets.alone(str(read.target)))
+        present = await self.full_sets.check(read, kept, confirms)
+        self.recorder.begun(event)
+        await self.full_sets.check_again(read, kept, present)
+
+    def _reading(
+        self, request: web.Request, principal: Principal, call: Call, sent: Body
+    ) -> UpstreamRequest | None:
+        """The read of what a write changes, by the same credential; None for a body that does not say what it is about.
+
+        Raises: Problem "bad-body" for an id that no path can have.
+        """
+        wanted = request[TARGET]
+        collection = call.operation.path.rpartition("/")[2] in COLLECTIONS
+        path = where_stored(wanted.path, collection, sent.document)
+        if path is None:
+            return None
+        try:
+            found = self.catalogue.identify("GET", target.judge(path, ""))
+        except Problem:
+            raise Problem("bad-body", "The id_from_network is none that a path can have.") from None
+        if found.account_id != call.account_id or found.operation.effect != "read":
+            raise Problem("bad-body", "The id_from_network is none that a path can have.")
+        return self.prepare("GET", path, request.raw_headers, principal, found, b"")
+
+    async def within(self, principal: Principal, sent: Body) -> None:
+        """Let a body name these accounts, as paths may. Raises: Problem "account-not-allowed", "store-unavailable".
+
+        An id that the network has given is its own affair, unless it is known as that of another network's account; an
+        id of the vendor's has to be known. A token that is cut down to some accounts of a kind names no others.
+        """
+        for named in sent.accounts:
+            own = named.id == principal.owner.account.network
+            if named.kind != "network":
+                stored = await self.store.account(named.kind, named.id)
+                own = (
+                    named.by_network if stored is None else stored.network == principal.owner.account.network
+                )
+            reached = principal.accounts
+            same = () if reached is None else [key for key in reached if key.startswith(f"{named.kind}:")]
+            if not own or (same and f"{named.kind}:{named.id}" not in same):
+                raise Problem(
+                    "account-not-allowed", f"The body names another account, by its {named.kind} id."
+                )
+
+    def guard(self, event: AuditEvent, principal: Principal, call: Call, sets: Sets) -> Guard | None:
+        """What protects the answer, once the call was decided. None: nothing has to."""
+        if event.relation is None:
+            return None
+        moment = Moment(event.began, event.client)
+        return self.shield.guard(call, sets.enforced.visible(principal, event.relation, moment))
 
     async def decide(self, event: AuditEvent, principal: Principal, call: Call, sets: Sets) -> None:
         """Let this principal's call go on, by the sets its request began with. Raises: the Problem of the refusal."""
@@ -116,7 +194,7 @@ class Flow:
         )
 
     async def _answer(
-        self, request: web.Request, event: AuditEvent, reply: Reply, spent: Headers
+        self, request: web.Request, event: AuditEvent, reply: Reply, spent: Headers, guard: Guard | None
     ) -> web.StreamResponse:
         if not flows(reply.status, reply.headers):
             text = passed_on(reply.status, await _whole(reply))
@@ -124,30 +202,84 @@ class Flow:
             answer = web.Response(status=reply.status, body=text, content_type="application/json")
             answer.headers.extend((*spent, ("Via", headers.VIA)))
             return answer
+        if reply.status == 204:
+            guard = None
         response = web.StreamResponse(status=reply.status)
-        response.headers.extend(
-            (name.decode(), value.decode()) for name, value in headers.to_client(reply.headers, reply.status)
-        )
+        travelling = headers.to_client(reply.headers, reply.status)
+        if guard is not None:
+            travelling += guard.fields(reply.headers)
+        response.headers.extend((name.decode(), value.decode()) for name, value in travelling)
         response.headers.extend((*spent, ("Via", headers.VIA)))
+        if guard is not None:
+            await self._protected(request, event, reply, response, guard)
+            return response
         response.content_length = reply.length if reply.status != 204 else None
         await response.prepare(request)
         await self._stream(request, event, reply, response)
         return response
 
+    async def _protected(
+        self,
+        request: web.Request,
+        event: AuditEvent,
+        reply: Reply,
+        response: web.StreamResponse,
+        guard: Guard,
+    ) -> None:
+        """An answer through a filter: whole, with its length and what it lacks in its head; or as it comes."""
+        first = await reply.read()
+        if len(first) == reply.length and guard.clean(first):
+            response.content_length = reply.length
+            await response.prepare(request)
+            await self._write(event, response, first)
+            return
+        opened = guard.open()
+        try:
+            shown = await _first_shown(reply, first, opened)
+            if shown is not None:
+                await response.prepare(request)
+                await self._stream(request, event, reply, response, opened, shown)
+                return
+            last = opened.close()
+            response.content_length = len(last)
+            response.headers.extend(receipt(opened.tally.withheld, guard.unit))
+            await response.prepare(request)
+            await self._write(event, response, last)
+        except Unfilterable:
+            raise unreadable() from None
+        finally:
+            event.withheld = opened.tally.withheld
+
     async def _stream(
-        self, request: web.Request, event: AuditEvent, reply: Reply, response: web.StreamResponse
+        self,
+        request: web.Request,
+        event: AuditEvent,
+        reply: Reply,
+        response: web.StreamResponse,
+        opened: Filter | None = None,
+        shown: bytes = b"",
     ) -> None:
         try:
+            await self._write(event, response, shown)
             while piece := await reply.read():
-                async with asyncio.timeout(self.limits.body_timeout_s):
-                    await response.write(piece)
-                event.bytes_out += len(piece)
+                shown = piece if opened is None else opened.feed(piece)
+                await self._write(event, response, shown)
+            if opened is not None:
+                await self._write(event, response, opened.close())
             await response.write_eof()
-        except (Problem, TimeoutError) as fault:
+        except (Problem, TimeoutError, Unfilterable) as fault:
             # Bytes are out already: only a broken connection says that the answer is not whole.
+            if isinstance(fault, Unfilterable):
+                fault = unreadable()
             event.outcome = "cut"
             event.problem = fault.kind if isinstance(fault, Problem) else "request-timeout"
             break_off(request.transport)
+
+    async def _write(self, event: AuditEvent, response: web.StreamResponse, shown: bytes) -> None:
+        if shown:
+            async with asyncio.timeout(self.limits.body_timeout_s):
+                await response.write(shown)
+            event.bytes_out += len(shown)
 
 
 def require(decision: Decision, principal: Principal, call: Call) -> None:
@@ -213,25 +345,15 @@ def flows(status: int, reply: headers.Pairs) -> bool:
     return True
 
 
-def passed_on(status: int, text: bytes) -> bytes:
-    """The body of an upstream refusal that may be passed on with its status, as it is.
-
-    Raises: the Problem that everything else becomes. 401 is about the gateway's credential, never the app's.
-    """
-    if status == 401:
-        raise Problem("upstream-refused-us", "The upstream did not accept the gateway's credential.")
-    if 300 <= status < 400:
-        raise Problem("upstream-redirect", "The upstream answered with a redirect, which is not followed.")
-    document = _vendor_document(text)
-    if status not in REFUSALS:
-        raise Problem("upstream-failed", upstream_status=status, handle=_error_handle(document))
-    if document is None:
-        raise Problem(
-            "upstream-refused",
-            "The upstream refused the request in a form it does not document.",
-            status=status,
-        )
-    return text
+async def _first_shown(reply: Reply, first: bytes, opened: Filter) -> bytes | None:
+    """The first bytes that a filter lets through before the body has ended; None where it ends before. Raises:
+    Unfilterable, and what reading raises: nothing is out yet."""
+    piece = first
+    while piece:
+        if shown := opened.feed(piece):
+            return shown
+        piece = await reply.read()
+    return None
 
 
 async def _whole(reply: Reply) -> bytes:
@@ -241,21 +363,3 @@ async def _whole(reply: Reply) -> bytes:
         if len(pieces) > MAX_REFUSAL_BYTES:
             return b""
     return bytes(pieces)
-
-
-def _vendor_document(text: bytes) -> dict[str, object] | None:
-    """An error body in one of the vendor's documented shapes: an object with `errors`, or the singular `error`."""
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(document, dict) or not isinstance(document.get("errors", document.get("error")), dict):
-        return None
-    return document
-
-
-def _error_handle(document: dict[str, object] | None) -> str:
-    """The number a vendor's 500 carries for its support, digits alone, or nothing."""
-    errors = (document or {}).get("errors")
-    text = str(errors.get("invalid_data", "")) if isinstance(errors, dict) else ""
-    return "".join(c for c in text if c in "0123456789")[:20]

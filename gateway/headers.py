@@ -34,7 +34,7 @@ KNOWN_METHODS = frozenset({*ALLOWED_METHODS, "HEAD", "OPTIONS", "PATCH", "TRACE"
 # A header that occurs twice can be read as the first or the last: for these, that is a difference in meaning.
 SINGLE = frozenset(
     {b"authorization", b"host", b"content-length", b"content-type", b"content-encoding", b"transfer-encoding",
-     b"expect"}
+     b"expect", b"confirm-removals"}
 )  # fmt: skip
 NOT_TO_NOMINATE = frozenset({"authorization", "host", "content-length", "content-type"})
 OVERRIDES = frozenset({b"x-http-method-override", b"x-http-method", b"x-method-override"})
@@ -57,6 +57,7 @@ class Head(NamedTuple):
     """What the gateway itself reads of a request head. `length` is None for a chunked body, 0 for none.
 
     `carried` is what came as Cookie and Referer, where a token may be in it: it is looked for one, and never used.
+    `confirms` is `Confirm-Removals`, as it was sent (`replacing.py`).
     """
 
     host: str
@@ -66,6 +67,7 @@ class Head(NamedTuple):
     expects_continue: bool
     forwarded_for: tuple[str, ...]
     carried: str = ""
+    confirms: str | None = None
 
 
 # What clients send again and again is judged once. Bounded: one that varies it costs time, not memory.
@@ -134,6 +136,7 @@ def _rest(version: tuple[int, int], host: str, authorization: str | None, found:
         expects_continue=_expectation(version, found.get(b"expect")),
         forwarded_for=() if forwarded_for is None else tuple(forwarded_for.split(",")),
         carried=_carried(found),
+        confirms=found.get(b"confirm-removals"),
     )
 
 

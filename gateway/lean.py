@@ -27,11 +27,14 @@ from aiohttp.http_parser import RawRequestMessage
 from gateway import headers, target
 from gateway.connection import Connection, UpstreamRequest
 from gateway.exchange import Exchanges, standing_fields
-from gateway.flow import MAX_REFUSAL_BYTES, Flow, asks_the_store, flows, passed_on, reaches
+from gateway.filter import Filter, Guard, Unfilterable, receipt, unreadable
+from gateway.flow import Flow, asks_the_store, flows, reaches
 from gateway.load import Sets
 from gateway.model import AuditEvent, Call, Decision, Moment, Principal, Relation
 from gateway.policy import relation
 from gateway.problem import Headers, Problem
+from gateway.refusals import MAX_BYTES as MAX_REFUSAL_BYTES
+from gateway.refusals import passed_on
 from gateway.tokens import PREFIX
 
 PLANS = 1_024
@@ -44,8 +47,9 @@ CRLF = b"\r\n"
 _STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
-WAITING, LOOKED_AT, FLOWING, CHUNKED, ENDED = range(5)
-"""How far an exchange is: no head yet; a refusal that is read whole; a body with a length; without; over."""
+WAITING, LOOKED_AT, FLOWING, CHUNKED, FILTERED, ENDED = range(6)
+"""How far an exchange is: no head yet; a refusal that is read whole; a body with a length; without; one that goes
+through a filter; over."""
 
 
 class Client(Protocol):
@@ -73,7 +77,8 @@ class Plan:
 
     `message` is aiohttp's reading of it. `wire` is the request as it goes upstream; `answer` are the standing
     header lines of the answer. `sets` decided, and a plan holds while they are in force; it may be kept when it is
-    `steady`: neither decision depends on the moment. `shadow` is what the set that is tried would have decided.
+    `steady`: neither decision depends on the moment. `guard` protects the answer. `shadow` is what the set that is
+    tried would have decided.
     """
 
     message: RawRequestMessage
@@ -88,6 +93,7 @@ class Plan:
     answer: bytes
     sets: Sets
     steady: bool
+    guard: Guard | None
     shadow: Decision | None
 
 
@@ -183,6 +189,7 @@ class Lean:
             message, head.authorization, head.forwarded_for, principal, call, related, decision,
             request, flow.upstream.encode(request), _lines((*standing_fields(principal), ("Via", headers.VIA))),
             sets, table.steady(*asked) and (tried is None or tried.steady(*asked)),
+            flow.shield.guard(call, table.visible(principal, related, moment)),
             flow.shadow.judge(tried, principal, call.operation, related, moment),
         )  # fmt: skip
 
@@ -217,6 +224,9 @@ class Exchange:
     spent: Headers = ()
     _state = WAITING
     _pieces: tuple[bytes, ...] = ()
+    _filter: Filter | None = None
+    # The head of an answer that goes through a filter, until the first of it may pass.
+    _kept_head: tuple[int, headers.Pairs, bytes] | None = None
     _stalled_s = 0.0
     _unsent = 0
 
@@ -235,8 +245,15 @@ class Exchange:
         try:
             self.event.upstream_status = status
             if flows(status, reply):
-                self._state = FLOWING
-                head = self._head(status, reply, None if status == 204 else len(body), False)
+                self._state, guard, more = FLOWING, self._plan.guard, b""
+                if guard is not None and status != 204:
+                    more = _pairs(guard.fields(reply))
+                    if not guard.clean(body):
+                        # How it came changes nothing of the answer: as if it had come in pieces.
+                        self._filter_on(guard, status, reply, more)
+                        self._feed(body)
+                        return
+                head = self._head(status, reply, None if status == 204 else len(body), False, more)
                 self.event.bytes_out = len(body)
                 self._client.send(head + body)
             else:
@@ -249,6 +266,10 @@ class Exchange:
         try:
             self.event.upstream_status = status
             if flows(status, reply):
+                guard = self._plan.guard
+                if guard is not None:  # a 204 is always whole
+                    self._filter_on(guard, status, reply, _pairs(guard.fields(reply)))
+                    return
                 self._state = FLOWING if length is not None else CHUNKED
                 self._client.send(self._head(status, reply, length, length is None))
             else:
@@ -264,6 +285,9 @@ class Exchange:
                 self._leave_upstream()
                 self._pass_on()
             return
+        if self._state == FILTERED:
+            self._feed(data)
+            return
         self.event.bytes_out += len(data)
         self._client.send(data if self._state == FLOWING else b"%x\r\n%b\r\n" % (len(data), data))
 
@@ -271,6 +295,8 @@ class Exchange:
         self.connection = None
         if self._state == LOOKED_AT:
             self._pass_on()
+        elif self._state == FILTERED:
+            self._close()
         elif self._state != ENDED:
             if self._state == CHUNKED:
                 self._client.send(b"0\r\n\r\n")
@@ -278,7 +304,7 @@ class Exchange:
 
     def on_error(self, problem: Problem, again: bool) -> None:
         self.connection = None
-        if self._state in (FLOWING, CHUNKED):
+        if self._state in (FLOWING, CHUNKED) or (self._state == FILTERED and self._kept_head is None):
             self._cut(problem.kind)
         elif again:
             self._state = ENDED
@@ -315,6 +341,59 @@ class Exchange:
         if self._stalled_s >= stall_s:
             self._leave_upstream()
             self._cut("request-timeout")
+
+    # -- through a filter
+
+    def _filter_on(self, guard: Guard, status: int, reply: headers.Pairs, more: bytes) -> None:
+        """The body goes through a filter from here on; `more` are lines for the head, which is kept back."""
+        self._kept_head = status, reply, more
+        self._filter, self._state = guard.open(), FILTERED
+
+    def _feed(self, data: bytes) -> None:
+        assert self._filter is not None  # that is what FILTERED says
+        try:
+            shown = self._filter.feed(data)
+        except Unfilterable:
+            self._leave_upstream()
+            self._unreadable()
+            return
+        if shown:
+            self._show(shown)
+
+    def _show(self, shown: bytes) -> None:
+        if self._kept_head is not None:
+            status, reply, more = self._kept_head
+            self._kept_head = None
+            self._client.send(self._head(status, reply, None, True, more))
+        self.event.bytes_out += len(shown)
+        self._client.send(b"%x\r\n%b\r\n" % (len(shown), shown))
+
+    def _close(self) -> None:
+        """The end of what went through a filter: with a head, where nothing was out yet, that says all of it."""
+        guard, opened = self._plan.guard, self._filter
+        assert guard is not None and opened is not None  # noqa: PT018 - they come together
+        try:
+            last = opened.close()
+        except Unfilterable:
+            self._unreadable()
+            return
+        if self._kept_head is not None:
+            status, reply, more = self._kept_head
+            self.event.bytes_out = len(last)
+            more += _lines(receipt(opened.tally.withheld, guard.unit))
+            self._client.send(self._head(status, reply, len(last), False, more) + last)
+        else:
+            if last:
+                self._show(last)
+            self._client.send(b"0\r\n\r\n")
+        self._end()
+
+    def _unreadable(self) -> None:
+        problem = unreadable()
+        if self._kept_head is None:
+            self._cut(problem.kind)
+        else:
+            self._refuse(problem)
 
     # -- how it ends
 
@@ -357,6 +436,8 @@ class Exchange:
 
     def _finish(self) -> None:
         self._state = ENDED
+        if self._filter is not None:
+            self.event.withheld = self._filter.tally.withheld
         self._lean.over(self, self.event)
 
     def _leave_upstream(self) -> None:
@@ -364,9 +445,11 @@ class Exchange:
             self.connection.abort()
             self.connection = None
 
-    def _head(self, status: int, reply: headers.Pairs, length: int | None, chunked: bool) -> bytes:
+    def _head(
+        self, status: int, reply: headers.Pairs, length: int | None, chunked: bool, more: bytes = b""
+    ) -> bytes:
         self.event.status = status
-        lines = b"".join([b"%b: %b\r\n" % pair for pair in headers.to_client(reply, status)])
+        lines = _pairs(headers.to_client(reply, status)) + more
         if self.spent:
             lines += _lines(self.spent)
         return self._framed(status, lines + self._plan.answer, length, chunked)
@@ -401,6 +484,10 @@ def _date() -> bytes:
     if second != _now[0]:
         _now = (second, f"Date: {formatdate(second, usegmt=True)}\r\n".encode())
     return _now[1]
+
+
+def _pairs(fields: headers.Pairs) -> bytes:
+    return b"".join([b"%b: %b\r\n" % pair for pair in fields])
 
 
 def _lines(fields: Headers) -> bytes:

@@ -6,7 +6,7 @@ What is here is what a decision is made from and what it is made into. How these
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import Literal, get_args
@@ -193,6 +193,7 @@ class AuditEvent:
     where no token was presented: somebody who is signed in, by `session`, or who just proved who they are.
     `relation` is that of the path's account to the owner's, once it was asked for.
     `shadow` is what the shadow policies would have decided, where there are any.
+    `withheld` counts the names that the answer lacks, by class: in all of it, also where its head could not say.
     `outcome`: complete; refused (a Problem); aborted (the client left); cut (the upstream failed in mid-answer,
     so the client's connection was broken off); bug.
     """
@@ -213,6 +214,7 @@ class AuditEvent:
     upstream_status: int | None = None
     bytes_in: int = 0
     bytes_out: int = 0
+    withheld: Mapping[str, int] | None = None
     outcome: Outcome = "complete"
 
     def __init__(

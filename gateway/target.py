@@ -25,7 +25,7 @@ UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123
 # Characters that would change how the path is cut if anything behind us decoded it once more.
 STRUCTURAL = frozenset("/\\%;?#")
 
-CREDENTIAL_NAMES = ("oauthtoken", "accesstoken", "refreshtoken")
+CREDENTIAL_NAMES = ("oauthtoken", "accesstoken", "refreshtoken", "apikey")
 MAX_NAME = 256
 OVERRIDE_NAMES = frozenset({"method", "format"})
 

@@ -174,7 +174,7 @@ async def test_of_a_good_answer_only_listed_headers_travel(before):
     answer = reply(
         "200 OK",
         *foreign,
-        "Content-Type: text/csv",
+        "Content-Type: application/json",
         'Content-Disposition: attachment; filename="a"',
         body=b"a,b",
     )

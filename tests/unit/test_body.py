@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from gateway.body import EMPTY, MAX_DEPTH, judge
+from gateway.body import EMPTY, MAX_ACCOUNTS, MAX_DEPTH, Named, judge
 from gateway.problem import Problem
 from gateway.tokens import PREFIX
 
@@ -115,3 +115,25 @@ def test_a_refusal_does_not_say_what_was_sent():
 
 def test_no_body_is_the_empty_document():
     assert (EMPTY.raw, EMPTY.document, EMPTY.keys, EMPTY.suspect) == (b"", {}, frozenset(), ())
+
+
+def test_accounts_are_found_at_every_depth_and_are_not_without_number():
+    named = judge(
+        b'{"a": [{"Destination-Affiliate_ID": ["x", 5, null]}], "network_id": 33, "id": 1}'
+    ).accounts
+    assert named == {
+        Named("affiliate", "x", False), Named("affiliate", "5", False), Named("network", "33", False),
+    }  # fmt: skip
+    (by_network,) = judge(b'{"destination_advertiser_id_from_network": "9"}').accounts
+    assert by_network == Named("advertiser", "9", True)
+    for text in (
+        '{"advertiser_id": true}',
+        '{"advertiser_id": [[1]]}',
+        '{"advertiser_id": {}}',
+        '{"advertiser_id": 1.5}',
+    ):
+        with pytest.raises(Problem, match="bad-body"):
+            judge(text.encode())
+    many = json.dumps({"advertiser_id": list(range(MAX_ACCOUNTS + 1))}).encode()
+    with pytest.raises(Problem, match="bad-body"):
+        judge(many)

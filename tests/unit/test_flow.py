@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.credentials import Credentials
-from gateway.flow import flows, passed_on
+from gateway.flow import flows
 from gateway.model import Account
 from gateway.problem import Problem
 
@@ -37,42 +37,3 @@ def test_printing_credentials_prints_none():
 )
 def test_only_whole_successes_flow(status, does):
     assert flows(status, ()) is does
-
-
-@pytest.mark.parametrize(
-    ("status", "kind"),
-    [
-        (401, "upstream-refused-us"),
-        (302, "upstream-redirect"),
-        (206, "upstream-failed"),
-        (500, "upstream-failed"),
-        (418, "upstream-failed"),
-    ],
-)
-def test_what_is_not_the_apps_business_becomes_a_problem_of_ours(status, kind):
-    with pytest.raises(Problem, match=kind):
-        passed_on(status, b'{"errors": {"class": "X", "invalid_data": "y"}}')
-
-
-def test_a_documented_refusal_travels_as_it_is():
-    text = b'{"errors": {"name": ["has already been taken"]}, "status": "Applied"}'
-    assert passed_on(403, text) == text
-    singular = b'{"error": {"ivr_tree": {"children": []}}}'
-    assert passed_on(403, singular) == singular
-
-
-@pytest.mark.parametrize(
-    "text", [b"", b"<html>", b"[]", b'{"errors": []}', b"{" * 100_000, b'{"message": "x"}']
-)
-def test_an_undocumented_refusal_keeps_its_status_and_loses_its_words(text):
-    with pytest.raises(Problem) as raised:
-        passed_on(404, text)
-    assert (raised.value.kind, raised.value.status) == ("upstream-refused", 404)
-
-
-def test_a_failure_of_the_vendors_carries_the_handle_its_support_asks_for():
-    with pytest.raises(Problem) as raised:
-        passed_on(
-            500, b'{"errors": {"class": "InternalServiceError", "invalid_data": "error handle 1228118400"}}'
-        )
-    assert raised.value.members["handle"] == "1228118400"
