@@ -150,8 +150,7 @@ class Flow:
 
     def guard(self, event: AuditEvent, principal: Principal, call: Call, sets: Sets) -> Guard | None:
         """What protects the answer, once the call was decided. None: nothing has to."""
-        if event.relation is None:
-            return None
+        assert event.relation is not None  # deciding sets it
         moment = Moment(event.began, event.client)
         return self.shield.guard(call, sets.enforced.visible(principal, event.relation, moment))
 

@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 from gateway.connection import UpstreamRequest
 from gateway.problem import Problem
-from gateway.refusals import documented, passed_on
+from gateway.refusals import PASSED, documented, passed_on
 from gateway.replacing import Sets, changed, removals, require, stored
 from gateway.upstream import Reply, Upstream
 
@@ -56,12 +56,12 @@ class FullSets:
             text = await _whole(reply)
             if reply.status == 404 and _is_missing(text):
                 return dict.fromkeys(names, ())
-            if reply.status != 200:
+            if reply.status == 200:
+                return stored(text, names)
+            if reply.status not in PASSED:
                 passed_on(reply.status, text)
-                raise Problem(
-                    "upstream-unreadable", "What is stored could not be read, so it is not replaced."
-                )
-            return stored(text, names)
+            # A refusal to read, whatever it says, is no answer to the write.
+            raise Problem("upstream-unreadable", "What is stored could not be read, so it is not replaced.")
 
 
 async def _whole(reply: Reply) -> bytes:

@@ -450,13 +450,13 @@ class _Reading:
 
     def _drop(self, found: re.Match[bytes], container: int) -> int:
         """Leaves out a member: at once, or until what it opens is closed."""
+        self._need = False
         if found[container] is None:
             return self._behind(found.end())
         if not self._muted:
             self._muted = len(self._open) + 1
         self._open.append(found[container][0])
         self._filled.append(False)
-        self._need = False
         self._state = _MEMBER if found[container] == b"{" else _ELEMENT
         self._bounded()
         return found.end()

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
+from gateway import filter
 from gateway.columns.classes import CLASSES, Classes, ColumnClass, Reveal, load
 from gateway.columns.csv import UPSTREAM_STYLE, CsvFilter, CsvStyle
 from gateway.columns.json import JsonFilter
-from gateway.columns.records import Tally, Unfilterable
+from gateway.columns.records import Tally
 from gateway.columns.xml import XmlFilter
+from gateway.filter import Unfilterable
 
 __all__ = [
     "CLASSES",
@@ -35,16 +37,10 @@ __all__ = [
 Format = Literal["json", "csv", "xml"]
 
 
-class Filter(Protocol):
-    """One answer on its way. `tally` grows with it: rows, personal records, what was withheld."""
+class Filter(filter.Filter, Protocol):
+    """A filter of records. `tally` counts them too: rows, personal records, what was withheld."""
 
     tally: Tally
-
-    def feed(self, data: bytes) -> bytes:
-        """The next bytes of the upstream's body into those that may pass, perhaps none. Raises: Unfilterable."""
-
-    def close(self) -> bytes:
-        """The end of the upstream's body. Raises: Unfilterable when it is not a whole one."""
 
 
 def open_filter(

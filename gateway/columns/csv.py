@@ -20,7 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gateway.columns.classes import Reveal
-from gateway.columns.records import Plans, Records, Unfilterable
+from gateway.columns.records import Plans, Records
+from gateway.filter import Unfilterable
 
 MAX_COLUMNS = 4_096
 

@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gateway.columns.classes import CUSTOM_DATA, Reveal
-from gateway.columns.records import MAX_DEPTH, Expression, Plans, Records, Shown, Unfilterable
+from gateway.columns.records import MAX_DEPTH, Expression, Plans, Records, Shown
+from gateway.filter import Unfilterable
 
 LABELS = ("name", "partner_name")
 ENTRY_MEMBERS = frozenset((*LABELS, "data_type", "source", "value"))

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic, Literal, Protocol, TypeVar
 
 from gateway.columns.classes import ColumnClass, Reveal
+from gateway.filter import Unfilterable
 
 MAX_RECORD = 1_048_576
 """Bytes of one record; also what waits in memory for its end, beside one piece."""
@@ -40,10 +41,6 @@ RECENT = 4
 
 P = TypeVar("P")
 Shown = Literal["no", "yes", "alone"]
-
-
-class Unfilterable(Exception):
-    """The body cannot be read completely, so none of the rest may pass. The text is ours, never the upstream's."""
 
 
 class Scan(Protocol):
@@ -72,7 +69,7 @@ class Tally:
             names.add(name)
 
     @property
-    def withheld(self) -> dict[ColumnClass, int]:
+    def withheld(self) -> dict[str, int]:
         """How many columns, or named values of `custom_data`, were withheld at least once; no class with none."""
         return {cls: len(names) for cls, names in sorted(self._names.items())}
 

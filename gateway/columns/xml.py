@@ -19,7 +19,8 @@ from dataclasses import dataclass
 
 from gateway.columns.classes import CUSTOM_DATA, Reveal
 from gateway.columns.json import ENTRY_MEMBERS, LABELS
-from gateway.columns.records import MAX_DEPTH, Expression, Plans, Records, Shown, Unfilterable
+from gateway.columns.records import MAX_DEPTH, Expression, Plans, Records, Shown
+from gateway.filter import Unfilterable
 
 ROOTS = ("Transactions", "transactions", "records", "objects")
 ROWS = ("Transaction", "transaction", "record", "object")

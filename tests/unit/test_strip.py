@@ -35,6 +35,7 @@ def test_numbers_escapes_order_and_white_space_are_kept():
         (b'{"token": 1, "a": 2}', b'{ "a": 2}'),
         (b'{"a": 2, "token": {"b": [1, {}]}}', b'{"a": 2}'),
         (b'[{"token": 1}, {"token": 2}]', b"[{}, {}]"),
+        (b'[{"a": 1, "token": 1}, {}]', b'[{"a": 1}, {}]'),
         (b'[["https://cedar.invoca.net/x", 1]]', b"[[null, 1]]"),
         (b'{"page": "https:\\/\\/cedar.invoca.net\\/x"}', b'{"page": null}'),
         (
@@ -51,7 +52,7 @@ def test_what_is_left_out_leaves_json_behind(body, shown):
     assert through(*(body[at : at + 1] for at in range(len(body))))[0] == shown
 
 
-@pytest.mark.parametrize("cut", range(6))
+@pytest.mark.parametrize("cut", range(5))
 def test_a_name_that_began_long_ago_cannot_be_taken_back(cut):
     opened = Strip(RULES)
     out = opened.feed(b"[" + ROW * 100 + b'{"' + b"x" * 2 * LONGEST_START + b"token"[:cut])
