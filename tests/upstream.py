@@ -25,6 +25,8 @@ Script = Callable[["Peer"], Awaitable[None]]
 GET = UpstreamRequest("GET", "/a?b=c", (), idempotent=True, share="t")
 POST = UpstreamRequest("POST", "/a", (), b"{}", share="t")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+BARE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+"""An object with nothing stored in it, for writes that are read before."""
 
 
 class Peer:

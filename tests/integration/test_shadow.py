@@ -12,7 +12,7 @@ from gateway.table import Table
 from tests.conftest import Clock, add_person
 from tests.integration.test_wire import NI, ONE, POLICIES, PUT, head, quick, sized
 from tests.unit.test_shadow import ANYTHING, LATER, NO_LISTS
-from tests.upstream import OK, answers
+from tests.upstream import BARE, OK, answers
 from tests.ways import on_both_ways, scene
 
 __all__ = ["quick"]
@@ -90,7 +90,7 @@ async def test_a_refusal_that_it_would_allow_stays_one(way, tmp_path):
 )
 @on_both_ways
 async def test_a_write_is_judged_as_often_as_the_set_in_force_judges_it(way, tmp_path, text, body, said):
-    async with scene(way, answers(OK), tmp_path, policies=trying(tmp_path, text)) as at:
+    async with scene(way, answers(BARE), tmp_path, policies=trying(tmp_path, text)) as at:
         assert (await at.ask(sized(PUT, body, token=at.running.tokens["network"]))).status == 200
         record = await at.settled(2)
         expected = None if said is None else {"decision": "deny", "policies": [said]}

@@ -13,11 +13,10 @@ from gateway.demo import ADVERTISER, AFFILIATE, NETWORK, OTHER_ADVERTISER
 from gateway.model import ROLES, SCOPES, Account
 from gateway.problem import KINDS
 from tests.conftest import add_person
-from tests.integration.test_answers import reply
 from tests.integration.test_wire import JSON, NI, ONE, connect, head, quick
 from tests.property.test_fast_path_laws import LOOPS, QUICKLY, Both
 from tests.property.test_judging_laws import SEEDS, spellings
-from tests.upstream import answers
+from tests.upstream import BARE, answers
 
 __all__ = ["quick"]
 
@@ -43,7 +42,7 @@ class Asked(Both):
 
     @staticmethod
     async def then(peer):
-        await answers(reply("200 OK", JSON, body=b'{"id": 1}'))(peer)
+        await answers(BARE)(peer)
 
     async def token(self, at, owner, scopes, accounts):
         account, role, administrator = owner
