@@ -149,6 +149,12 @@ class Look:
             [word.encode() for word in unique], matchkind=MatchKind.LeftmostFirst
         ).find_matches_as_indexes
 
+    def clean(self, data: bytes) -> bool:
+        """Whether nothing is found, and nothing unreadable."""
+        if len(data) <= WINDOW:  # most answers; each call saved is a tenth of what this costs
+            return not self._find(data.lower()) and not self.unreadable(data)
+        return self.first(data) < 0 and not self.unreadable(data)
+
     def first(self, data: bytes) -> int:
         """Where the first of it begins, or -1."""
         if len(data) <= WINDOW:

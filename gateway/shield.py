@@ -71,7 +71,7 @@ class NetworkGuard:
         return None if led is None or not led.startswith(hosts.public + "/api/") else led.encode("latin-1")
 
     def clean(self, body: bytes) -> bool:
-        return self._look.first(body) < 0 and not self._look.unreadable(body)
+        return self._look.clean(body)
 
     def open(self) -> Strip:
         return Strip(self._rules)

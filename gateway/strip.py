@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_left
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from gateway.fields import (
     LONGEST_START,
@@ -33,6 +35,8 @@ from gateway.fields import (
     of_a_user,
 )
 from gateway.filter import GATHERED, Unfilterable
+from gateway.grammar import OTHER, SPACE, STRING, TEXT
+from gateway.shapes import Judged, Lesson, Shape, Shapes
 
 MAX_TOKEN = 1_048_576
 """Bytes of one string, or of white space in a row; also what waits in memory for its end, beside one piece."""
@@ -41,23 +45,19 @@ MAX_NAMES = 1_000
 """Names of withheld members that are told apart."""
 SEARCHED_AGAIN = 4_096
 KNOWN = 4_096
+LESSONS = 256
+"""Objects of a depth that are learned from before one is met again; then no more are, in this reply."""
 
-_SPACE = rb"[ \t\n\r]*+"
-_TEXT = rb'[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4})[^"\\\x00-\x1f]*+)*+'
-_STRING = rb'"' + _TEXT + rb'"'
-_OTHER = rb"(?:-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?|true|false|null)"
-_VALUE = rb"(?:(" + _STRING + rb")|(" + _OTHER + rb")(?=[ \t\n\r,}\]])|([{\[]))"
+_VALUE = rb"(?:(" + STRING + rb")|(" + OTHER + rb")(?=[ \t\n\r,}\]])|([{\[]))"
 
-_space = re.compile(_SPACE).match
-_member = re.compile(_SPACE + rb"(" + _STRING + rb")" + _SPACE + rb":" + _SPACE + _VALUE).match
-_element = re.compile(_SPACE + _VALUE).match
-_PLAIN = (
-    _SPACE + _STRING + _SPACE + rb":" + _SPACE + rb"(?:" + _STRING + rb"|" + _OTHER + rb"(?=[ \t\n\r,}]))"
-)
+_space = re.compile(SPACE).match
+_member = re.compile(SPACE + rb"(" + STRING + rb")" + SPACE + rb":" + SPACE + _VALUE).match
+_element = re.compile(SPACE + _VALUE).match
+_PLAIN = SPACE + STRING + SPACE + rb":" + SPACE + rb"(?:" + STRING + rb"|" + OTHER + rb"(?=[ \t\n\r,}]))"
 # As many plain members as there are, commas behind them included; perhaps a last one, of which this is said.
-_members = re.compile(rb"(?:" + _PLAIN + _SPACE + rb",)*+(" + _PLAIN + rb"(?=" + _SPACE + rb"\}))?+").match
-_next_object = re.compile(_SPACE + rb"\}" + _SPACE + rb"," + _SPACE + rb"\{").match
-_text = re.compile(_TEXT).match
+_members = re.compile(rb"(?:" + _PLAIN + SPACE + rb",)*+(" + _PLAIN + rb"(?=" + SPACE + rb"\}))?+").match
+_object = re.compile(SPACE + rb"\{").match
+_text = re.compile(TEXT).match
 
 # Where the reading of a body stands: before the document, before a member, an element, what follows either, behind it
 # all; and in a body that is not read from its beginning: before what may be either, and inside a string.
@@ -75,6 +75,7 @@ class Rules:
     personal: bool
     users: bool = False
     known: dict[bytes, Name] = field(default_factory=dict)
+    shapes: Shapes = field(default_factory=Shapes)
 
     def name(self, key: bytes) -> Name:
         """What is to be done about a member, by its name as it is written, quotes included. Raises: Unfilterable."""
@@ -90,6 +91,16 @@ class Rules:
             if len(self.known) < KNOWN and len(key) < 128:
                 self.known[key] = found
         return found
+
+    def judge(self, key: bytes, among_users: bool) -> Judged:
+        """Of a member that is not muted: the class for which it is left out, if its value is no reason not to."""
+        name = self.name(key)
+        cls = name.cls
+        if cls == "pii" and not self.personal:
+            cls = None
+        elif cls is None and among_users and name.of_a_user:
+            cls = "pii"
+        return cls, name.text, name.users
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,40 +148,9 @@ class Strip:
 
     def feed(self, data: bytes) -> bytes:
         """Raises: Unfilterable."""
-        if self._reading is not None:
-            return self._read(data)
-        if self._held:
-            data = self._held + data
-        look = self._rules.look
-        if look.unreadable(data):
-            raise Unfilterable("the body is not JSON in UTF-8")
-        found = look.first(data)
-        if found < 0:
-            at = _kept_from(data, look)
-            self._held = data[at:]
-            self._passed = self._passed or at > 0
-            return data[:at]
-        self._held = b""
-        self._reading = _Reading(self._rules, self.tally)
-        if self._passed:
-            at = self._reading.begin(data, found)
-            return data[:at] + self._read(data[self._reading.at :])
-        self._gathered = []
-        return self._read(data)
-
-    def close(self) -> bytes:
-        """Raises: Unfilterable when the body is not whole, where it is read; or where its names are."""
-        if self._reading is None:
-            return self._held
-        last = self._reading.close()
-        if self._gathered is not None:
-            last = b"".join(self._gathered) + last
-        return last
-
-    def _read(self, data: bytes) -> bytes:
-        assert self._reading is not None  # set by whoever calls
-        shown = self._reading.feed(data)
+        shown = self._looked_at(data) if self._reading is None else self._reading.feed(data)
         if self._gathered is None:
+            self._passed = self._passed or bool(shown)
             return shown
         self._gathered.append(shown)
         self._size += len(shown)
@@ -179,6 +159,40 @@ class Strip:
         shown = b"".join(self._gathered)
         self._gathered = None
         return shown
+
+    def close(self) -> bytes:
+        """Raises: Unfilterable when the body is not whole, where it is read; or where its names are."""
+        last = self._held if self._reading is None else self._reading.close()
+        if self._gathered is None:
+            return last
+        return b"".join((*self._gathered, last))
+
+    def _looked_at(self, data: bytes) -> bytes:
+        """What may pass of a body in which nothing was found so far."""
+        held, look = self._held, self._rules.look
+        if look.unreadable(data):
+            raise Unfilterable("the body is not JSON in UTF-8")
+        if held and len(data) < 2 * LONGEST_START:
+            held, data = b"", held + data
+        # Of a long piece, the border with what is held is looked at alone, and nothing is copied twice.
+        if look.first(data) >= 0 or (held and look.first(held + data[: look.longest]) >= 0):
+            return self._suspicious(held + data)
+        at = _kept_from(data, look)
+        if held and not at:
+            held, data = b"", held + data
+            at = _kept_from(data, look)
+        self._held = data[at:]
+        return b"".join((held, memoryview(data)[:at]))
+
+    def _suspicious(self, data: bytes) -> bytes:
+        """The same, from here on read: from the beginning, while all of it is here."""
+        self._held = b""
+        reading = self._reading = _Reading(self._rules, self.tally)
+        if not self._passed:
+            self._gathered = []
+            return reading.feed(data)
+        at = reading.begin(data, self._rules.look.first(data))
+        return data[:at] + reading.feed(data[reading.at :])
 
 
 def _kept_from(data: bytes, look: Look) -> int:
@@ -192,9 +206,7 @@ def _kept_from(data: bytes, look: Look) -> int:
             at -= 1
         return at
     before = len(data[:at].rstrip(b" \t\n\r")) if at and data[at - 1] in b" \t\n\r" else at
-    if before and data[before - 1] in b",:{[":
-        at = before - 1
-    return at
+    return before - 1 if before and data[before - 1] in b",:{[" else at if before else 0
 
 
 class _Reading:
@@ -216,6 +228,12 @@ class _Reading:
         self._need = False  # a comma was read: something has to follow
         self._suspects: list[tuple[int, int, int]] = []  # where in the piece at hand the look found something
         self._next = 0
+        # Shapes: where an object has just been opened, those open in the piece at hand, by how deep they are: where
+        # each began, how much had passed then; how many may yet be tried to be learned; whose names are in the tally.
+        self._fresh = -1
+        self._began: dict[int, tuple[int, int]] = {}
+        self._lessons: dict[int, int] = {}
+        self._told: set[Shape] = set()
 
     def begin(self, data: bytes, found: int) -> int:
         """Begin in the middle, at the string in `data` that `found` lies in. Returns how much of `data` passes
@@ -249,6 +267,8 @@ class _Reading:
                 return b""
         self._suspects, self._next = self._rules.look.all(data), 0
         at = self._run(data)
+        self._fresh = -1
+        self._began.clear()
         self._buffer = data[at:]
         left = len(self._buffer)
         if left > MAX_TOKEN:
@@ -276,7 +296,9 @@ class _Reading:
             if state == _AFTER:
                 end = self._after(data, at)
             elif state == _MEMBER:
-                end = self._plain(data, at)
+                end = self._begun(data, at) if at == self._fresh and not self._muted else at
+                if end == at:
+                    end = self._plain(data, at)
                 if end == at:
                     end = self._member(data, at)
             elif state == _ELEMENT:
@@ -300,6 +322,7 @@ class _Reading:
         if self._state == _END or data[at] not in b"{[":
             raise Unfilterable("the body is not a JSON object or list")
         self._push(data[at], data[at : at + 1])
+        self._fresh = at + 1
         return at + 1
 
     def _after(self, data: bytes, at: int) -> int:
@@ -307,17 +330,16 @@ class _Reading:
         if end == len(data):
             return -1
         mark, kind = data[end], self._open[-1]
-        if mark == 0x7D and kind == _OBJECT and len(self._open) > 1 and self._open[-2] == _LIST:
-            found = _next_object(data, at)
-            if found is not None and not self._muted and self._users <= len(self._open) - 1:
-                self._filled[-1] = False
-                self._state = _MEMBER
-                self._out.append(found[0])
-                return found.end()
         if mark == 0x2C:
+            if kind == _LIST and (found := _object(data, end + 1)) is not None:
+                self._push(_OBJECT, found[0])
+                self._fresh = found.end()
+                return self._fresh
             self._need = True
             self._state = _MEMBER if kind == _OBJECT else _ELEMENT if kind == _LIST else _EITHER
         elif mark in b"}]" and kind in (_UNKNOWN, 0x7B if mark == 0x7D else 0x5B):
+            if kind == _OBJECT:
+                self._ended(data, at, end + 1)
             self._pop(data[at : end + 1])
         else:
             raise Unfilterable("the body is not JSON")
@@ -325,13 +347,17 @@ class _Reading:
 
     def _plain(self, data: bytes, at: int) -> int:
         """Passes the members from here on that need no judging: before the next suspect, and not of a user."""
-        if self._users or self._rules.users:
-            return at
         suspects, number = self._suspects, self._next
         while number < len(suspects) and suspects[number][1] < at:
             number += 1
         self._next = number
-        found = _members(data, at, suspects[number][1] if number < len(suspects) else len(data))
+        if self._muted:
+            until = len(data)
+        elif self._users or self._rules.users:
+            return at
+        else:
+            until = suspects[number][1] if number < len(suspects) else len(data)
+        found = _members(data, at, until)
         end = found.end()  # type: ignore[union-attr]  # it matches nothing too
         if end == at:
             return at
@@ -344,6 +370,58 @@ class _Reading:
         if last:
             self._state = _AFTER
         return end
+
+    def _begun(self, data: bytes, at: int) -> int:
+        """An object begins: passes what may of it at once, where it has a shape that was met before."""
+        rules, suspects, number = self._rules, self._suspects, self._next
+        while number < len(suspects) and suspects[number][1] < at:
+            number += 1
+        self._next = number
+        among_users, level = self._users > 0 or rules.users, len(self._open)
+        for shape in rules.shapes.at(data, at, among_users):
+            found = shape.match(data, at)
+            if found is None or level + shape.depth > MAX_DEPTH:
+                continue
+            shown, end = found
+            after = number + shape.suspects
+            if (after > number and (after > len(suspects) or suspects[after - 1][1] >= end)) or (
+                after < len(suspects) and suspects[after][1] < end
+            ):
+                break  # the look found something in a value: it has to be judged
+            text = b"".join(shown)
+            if not text.isascii():
+                _utf8(text)
+            self._next, self._lessons[level] = after, LESSONS
+            if shape not in self._told:
+                self._told.add(shape)
+                for cls, name in shape.withheld:
+                    self.tally.withhold(cls, name)
+            self._need = False
+            self._pop(text)
+            return end
+        self._began[level] = at, len(self._out)
+        return at
+
+    def _ended(self, data: bytes, at: int, end: int) -> None:
+        """An object ends at `end`, its last member at `at`: its shape can be learned, if all of it is here."""
+        level = len(self._open)
+        began = self._began.pop(level, None)
+        lessons = self._lessons.get(level, LESSONS)
+        if began is None or not lessons or self._muted:
+            return
+        self._lessons[level] = lessons - 1
+        start, passed = began
+        first = bisect_left(self._suspects, start, key=itemgetter(1))
+        last = bisect_left(self._suspects, end, key=itemgetter(1))
+        self._rules.shapes.learn(
+            Lesson(
+                data[start:end],
+                b"".join(self._out[passed:]) + data[at:end],
+                self._users > 0 or self._rules.users,
+                [(begins - start, ends - start) for _, begins, ends in self._suspects[first:last]],
+            ),
+            self._rules.judge,
+        )
 
     def _member(self, data: bytes, at: int) -> int:
         found = _member(data, at)
@@ -438,6 +516,7 @@ class _Reading:
                     return self._behind(found.end())
         elif found[group + 2] is not None:
             self._push(found[group + 2][0], data[at : found.end()])
+            self._fresh = found.end()
             if name.users and not self._users:
                 self._users = len(self._open)
             return found.end()

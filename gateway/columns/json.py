@@ -19,24 +19,20 @@ from dataclasses import dataclass
 from gateway.columns.classes import CUSTOM_DATA, Reveal
 from gateway.columns.records import MAX_DEPTH, Expression, Plans, Records, Shown
 from gateway.filter import Unfilterable
+from gateway.grammar import SCALAR, SPACE, STRING
 
 LABELS = ("name", "partner_name")
 ENTRY_MEMBERS = frozenset((*LABELS, "data_type", "source", "value"))
 
-_SPACE = rb"[ \t\n\r]*+"
-_PLAIN = rb"[\]-\xff#-\[ !]*+"  # all but quote, backslash and control characters
-_STRING = rb'"' + _PLAIN + rb'(?:\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4})' + _PLAIN + rb')*+"'
-_NUMBER = rb"-?+(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?+[0-9]++)?+"
-_SCALAR = rb"(?:" + _STRING + rb"|null|" + _NUMBER + rb"|true|false)"
-_MEMBER = _STRING + _SPACE + rb":" + _SPACE + _SCALAR
-_LISTED = _SPACE + rb"," + _SPACE
-_ENTRY = rb"\{" + _SPACE + rb"(?:" + _MEMBER + rb"(?:" + _LISTED + _MEMBER + rb")*+" + _SPACE + rb")?+\}"
-_ENTRIES = rb"\[" + _SPACE + rb"(?:" + _ENTRY + rb"(?:" + _LISTED + _ENTRY + rb")*+" + _SPACE + rb")?+\]"
+_MEMBER = STRING + SPACE + rb":" + SPACE + SCALAR
+_LISTED = SPACE + rb"," + SPACE
+_ENTRY = rb"\{" + SPACE + rb"(?:" + _MEMBER + rb"(?:" + _LISTED + _MEMBER + rb")*+" + SPACE + rb")?+\}"
+_ENTRIES = rb"\[" + SPACE + rb"(?:" + _ENTRY + rb"(?:" + _LISTED + _ENTRY + rb")*+" + SPACE + rb")?+\]"
 
-_space = re.compile(_SPACE).match
-_key = re.compile(rb"(" + _STRING + rb")" + _SPACE + rb":" + _SPACE).match
-_scalar = re.compile(_SCALAR).match
-_after = re.compile(_SPACE + rb"([,}\]])" + _SPACE).match
+_space = re.compile(SPACE).match
+_key = re.compile(rb"(" + STRING + rb")" + SPACE + rb":" + SPACE).match
+_scalar = re.compile(SCALAR).match
+_after = re.compile(SPACE + rb"([,}\]])" + SPACE).match
 
 # What lies between two brackets, whole strings included; then the rest of a string that has begun.
 _IN_STRING = rb"[\]-\xff\x00-!#-\[]*+(?:\\[\x00-\xff][\]-\xff\x00-!#-\[]*+)*+"
@@ -247,7 +243,7 @@ class JsonFilter(Records[Plan]):
             if shown != "no":
                 any_shown = True
                 personal = personal or self._reveal.personal(member.name)
-            value = rb"(?:null|" + _ENTRIES + rb")" if entries else _SCALAR
+            value = rb"(?:null|" + _ENTRIES + rb")" if entries else SCALAR
             parts.append((re.escape(record[begins : member.value]) + value, shown))
             last = member.end
         parts.append((re.escape(record[last:]), "no"))

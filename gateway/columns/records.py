@@ -15,7 +15,7 @@ import re
 from abc import ABC, abstractmethod
 from codecs import utf_8_decode
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Generic, Literal, Protocol, TypeVar
 
 from gateway.columns.classes import ColumnClass, Reveal
@@ -119,15 +119,18 @@ class Expression:
 class Plans(Generic[P]):
     """The expressions of one format, shared by all answers; the least used goes first."""
 
-    def __init__(self) -> None:
-        self._plans: OrderedDict[tuple[Reveal, bytes], P | None] = OrderedDict()
-        self._seen: OrderedDict[tuple[Reveal, bytes], int] = OrderedDict()
+    def __init__(self, limit: int = MAX_PLANS) -> None:
+        self._limit = limit
+        self._plans: OrderedDict[tuple[Hashable, bytes], P | None] = OrderedDict()
+        self._seen: OrderedDict[tuple[Hashable, bytes], int] = OrderedDict()
 
-    def learn(self, reveal: Reveal, shape: bytes, make: Callable[[], P | None]) -> P | None:
-        """The plan for a shape, made when it has been met often enough; None while there is none."""
+    def learn(self, to: Hashable, shape: bytes, make: Callable[[], P | None]) -> P | None:
+        """The plan for a shape, made when it has been met often enough; None while there is none.
+
+        `to` tells apart to whom it is shown: the plans for one are not good for another."""
         if len(shape) > MAX_SHAPE:
             return None
-        key = reveal, hashlib.blake2b(shape, digest_size=32).digest()
+        key = to, hashlib.blake2b(shape, digest_size=32).digest()
         if key in self._plans:
             self._plans.move_to_end(key)
             return self._plans[key]
@@ -138,7 +141,7 @@ class Plans(Generic[P]):
                 self._seen.popitem(last=False)
             return None
         plan = self._plans[key] = make()
-        if len(self._plans) > MAX_PLANS:
+        if len(self._plans) > self._limit:
             self._plans.popitem(last=False)
             re.purge()  # which keeps hundreds itself, and these are large
         return plan

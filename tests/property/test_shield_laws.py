@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -11,9 +12,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway import replacing
+from gateway.columns import records
 from gateway.fields import Hosts, Look, field_class, holds_users, is_address, of_a_user
 from gateway.filter import Unfilterable
 from gateway.refusals import documented
+from gateway.shapes import Shapes, _tokens
 from gateway.strip import Rules, Strip, Tally, _Reading
 
 HOSTS = Hosts("https://cedar.invoca.net", "https://gateway.example.com")
@@ -281,7 +284,7 @@ def test_what_may_pass_passes_and_nothing_else_does_however_it_is_cut(reply, cut
 
 
 @given(replies())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_every_byte_may_be_a_read_of_its_own(reply):
     body, visible, rules, _ = reply
     out, whole = through(rules, [body[at : at + 1] for at in range(len(body))])
@@ -338,7 +341,7 @@ def test_every_spelling_of_a_name_is_seen_by_the_quick_look(name):
 @settings(max_examples=100, deadline=None)
 def test_of_a_reply_that_ends_anywhere_nothing_passes_that_would_not(reply, cuts):
     body, _, rules, _ = reply
-    for end in range(0, len(body), 1 + len(body) // 60):
+    for end in range(len(body)):
         assert MARK.encode() not in through(rules, pieces(body[:end], cuts))[0]
 
 
@@ -351,8 +354,8 @@ def test_of_a_reply_with_a_wrong_byte_nothing_passes_that_would_not(reply, cuts,
     wrong = data.draw(
         st.sampled_from([b"", b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b"x", b"\0", b"\xc1"])
     )
-    kept = data.draw(st.booleans())
-    out, _ = through(rules, pieces(body[:at] + wrong + body[at + (not kept) :], cuts))
+    instead = data.draw(st.booleans())
+    out, _ = through(rules, pieces(body[:at] + wrong + body[at + instead :], cuts))
     assert MARK.encode() not in out
 
 
@@ -363,6 +366,58 @@ def test_of_a_reply_with_a_wrong_byte_nothing_passes_that_would_not(reply, cuts,
 def test_anything_comes_to_an_end(body, cuts):
     through(RULES[True, False], pieces(b'{"token":' + body, cuts))
     through(RULES[True, False], pieces(body, cuts))
+
+
+# -- shapes that were learned
+
+OTHERS = [
+    b"1.10",
+    b"null",
+    b"true",
+    b'""',
+    b'"x"',
+    b'"\xc3\xa9"',
+    b'"\xff"',
+    b'"a\tb"',
+    b"01",
+    b'"api_key"',
+    b'"\\u0061"',
+    b'"//x.example.com/"',
+    b'"https://storage.example.com/S3CR3T"',
+    b'"https:\\/\\/storage.example.com\\/S3CR3T"',
+    b'"https://cedar.invoca.net/S3CR3T"',
+    b'"https://cedar.invoca.net/api/2022-08-01/33.json"',
+    b"{}",
+    b'["S3CR3T"]',
+    b'{"api_key": "S3CR3T", "id": 1}',
+]
+
+
+class Unlearned(Shapes):
+    """Every object is read."""
+
+    def at(self, data, at, among_users):
+        return ()
+
+
+@given(replies(), st.lists(st.integers(0, 4_000), max_size=4), st.data())
+@settings(max_examples=400, deadline=None)
+def test_a_shape_that_was_learned_shows_what_reading_shows(reply, cuts, data):
+    body, visible, rules, _ = reply
+    other, end = b"", 0
+    for token in _tokens(body):
+        changes = token[3] is None and token[5] is None and data.draw(st.integers(0, 3)) == 0
+        other += data.draw(st.sampled_from(OTHERS)) if changes else token[0]
+        end = token.end()
+    other += body[end:]
+    both = pieces(b"[" + b",".join((body, body, other)) + b"]", cuts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "LEARNED_AFTER", 1)
+        learned = through(replace(rules, shapes=Shapes()), both)
+    assert learned == through(replace(rules, shapes=Unlearned()), both)
+    if other == body:
+        assert learned[1]
+        assert read(learned[0]) == [visible] * 3
 
 
 # -- refusals, and sets that are replaced

@@ -27,8 +27,8 @@ README = (ROOT / "README.md").read_text()
 # Bottom first. A module imports only what stands before it, so that a cycle cannot be written.
 LADDER = str.split("""
 model problem tomlfile config command
-tokens once finder target headers body operation fields filter strip shield refusals replacing
-words policyfile policy columns table compile proof cases
+tokens once finder target headers body operation fields filter grammar refusals replacing
+words policyfile policy columns shapes strip shield table compile proof cases
 contract mutation matrix difference replay matrixpage load ratelimit metrics shadow
 reply connection upstream fullset store scan audit lastuse credentials verdicts authenticate issue passwords signin
 inforce exchange ops flow selfservice oauth admin lean wire selftest
