@@ -16,6 +16,7 @@ from tests.upstream import Peer, answers
 from tests.ways import GENERAL, on_both_ways, outcomes, scene
 
 JSON = "Content-Type: application/json; charset=utf-8"
+USERS = "/api/2022-08-01/33/advertisers/706/users.json"
 POOL = {
     "id": 1,
     "api_key": "S3CR3T",
@@ -147,6 +148,102 @@ async def test_both_ways_withhold_the_same(tmp_path, number):
     assert b"S3CR3T" not in short.body
 
 
+BS = "\\"
+DEEP = '{"a":' * 60 + '{"api_key": "S3CR3T", "b": 1}' + "}" * 60
+SPELLED = {
+    "escaped": (f'{{"{BS}u0061pi_key": "S3CR3T", "a": 1}}', {"a": 1}),
+    "escaped with capitals": (f'{{"api{BS}u005FK{BS}u0045Y": "S3CR3T", "a": 1}}', {"a": 1}),
+    "escaped whole": ('{"' + "".join(f"{BS}u{ord(c):04x}" for c in "token") + '": ["S3CR3T"]}', {}),
+    "twice": ('{"api_key": "S3CR3T", "a": 1, "api_key": {"b": "S3CR3T"}}', {"a": 1}),
+    "twice, once in disguise": (f'{{"api_key": null, "{BS}u0041PI-key": "S3CR3T"}}', {}),
+    "other marks": (
+        '[{"API-Key": "S3CR3T"}, {"OAuthRefreshToken": "S3CR3T"}, {"apiKey": "S3CR3T"}]',
+        [{}] * 3,
+    ),
+    "nested": (DEEP, json.loads(DEEP.replace('"api_key": "S3CR3T", ', ""))),
+    "in a list in a list": ('[[[{"x_secret": [["S3CR3T"]]}]]]', [[[{}]]]),
+    "a name within a value": ('{"a": "api_key\\": \\"", "password": "S3CR3T"}', {"a": 'api_key": "'}),
+    "space": ('{ "api_key"\t:\r\n"S3CR3T"\n,\n"a" : 1.10 }', {"a": 1.1}),
+    "a number": ('{"token": 1e400, "a": 5, "recording": {"at": "S3CR3T"}}', {"a": 5}),
+    "people": ('{"users": {"x": [{"FIRST_NAME": "S3CR3T", "Phone": "S3CR3T"}]}}', {"users": {"x": [{}]}}),
+    "escaped slashes": (f'{{"a": "https:{BS}/{BS}/x.invoca.net{BS}/S3CR3T"}}', {"a": None}),
+    "an escaped host": (f'{{"a": "https://x.invo{BS}u0063a.net/S3CR3T"}}', {"a": None}),
+    "credentials before a host": ('{"a": "https://S3CR3T@Cedar.INVOCA.net:443"}', {"a": None}),
+}
+
+
+@pytest.mark.parametrize("case", SPELLED)
+@on_both_ways
+async def test_no_spelling_of_a_name_or_an_address_hides_what_it_holds(way, tmp_path, case):
+    text, visible = SPELLED[case]
+    body = text.encode()
+    once, dripping = reply("200 OK", JSON, body=body), chunked(body, 1)
+
+    async def script(peer: Peer) -> None:
+        for answer in (once, dripping, once):
+            await peer.request()
+            await peer.say(answer)
+
+    async with scene(way, script, tmp_path) as at:
+        for _ in range(3):
+            heard = await at.ask()
+            assert (heard.status, json.loads(heard.body)) == (200, visible)
+            assert b"S3CR3T" not in heard.body + repr(heard.headers).encode()
+        at.went(3)
+
+
+@pytest.mark.parametrize("framed", [True, False])
+@on_both_ways
+async def test_a_body_that_ends_at_any_byte_lets_nothing_out(way, tmp_path, framed):
+    body = b'{"id": 1, "token": "S3CR3T", "users": [{"email": "S3CR3T"}], "url": "//a.invoca.net/S3CR3T"} '
+
+    async def script(peer: Peer) -> None:
+        while True:
+            size = int((await peer.request()).partition(b"limit=")[2].partition(b" ")[0])
+            if framed:
+                await peer.say(reply("200 OK", JSON, body=body[:size]))
+            else:
+                await peer.say(reply("200 OK", JSON, body=body)[: size - len(body)])
+                return
+
+    async with scene(way, script, tmp_path) as at:
+        for size in range(1, len(body)):
+            async with connect(at.running) as line:
+                await line.send(at.get("Connection: close", target=f"{USERS}?limit={size}"))
+                heard, how = await line.end()
+            assert b"S3CR3T" not in heard, size
+            assert framed or how == "reset" or b"HTTP/1.1 502" in heard, size
+
+
+TOLD = [
+    (403, {"errors": {"class": "RecordInvalid", "invalid_data": "x", "api_key": "S3CR3T"}}),
+    (403, {"errors": {"class": "RecordInvalid", "invalid_data": {"api_key": "S3CR3T"}}}),
+    (403, {"errors": {"name": ["x"], "api_key": ["S3CR3T"]}}),
+    (403, {"errors": {"users": [{"oauth_refresh_token": ["S3CR3T"]}]}}),
+    (403, {"errors": {"name": ["x"]}, "status": "Applied", "api_key": "S3CR3T"}),
+    (404, {"errors": {"name": ["x"]}, "status": {"api_key": "S3CR3T"}}),
+    (404, {"error": {"ivr_tree": {"children": [{"0": {"Api-Key": ["S3CR3T"]}}]}}}),
+    (422, {"error": {"ivr_tree": {"api_key": "S3CR3T"}}}),
+    (500, {"errors": {"class": "InternalServiceError", "invalid_data": "S3CR3T, handle 12"}}),
+    (401, {"errors": {"class": "UnauthorizedOperation", "invalid_data": "S3CR3T"}}),
+    (302, {"errors": {"class": "Moved", "invalid_data": "S3CR3T"}}),
+]
+
+
+@pytest.mark.parametrize("number", range(len(TOLD)))
+@on_both_ways
+async def test_a_refusal_with_a_secret_in_it_is_told_without_its_words(way, tmp_path, number):
+    status, document = TOLD[number]
+    body = json.dumps(document).replace("api_key", "\\u0061pi_key").encode()
+    place = "Location: https://x.invoca.net/S3CR3T"
+    async with scene(way, answers(reply(f"{status} No", JSON, place, body=body)), tmp_path) as at:
+        heard = await at.ask()
+        assert heard.status == (status if status in (403, 404, 422) else 502)
+        assert heard.kind.startswith("upstream-")
+        assert b"S3CR3T" not in heard.body + repr(heard.headers).encode()
+        at.went()
+
+
 @pytest.mark.parametrize(
     "page", ["", "{vendor}/S3CR3T", "https://evil.example.com/api/x", "//evil.example.com/api/x"]
 )
@@ -177,12 +274,22 @@ async def test_addresses_at_the_vendors_lead_through_the_gateway_or_nowhere(way,
     assert heard.headers["gateway-withheld"] == "link;fields=2"
 
 
-async def test_the_answer_to_a_write_is_protected_too(tmp_path):
+@on_both_ways
+async def test_the_answer_to_a_write_is_protected_too(way, tmp_path):
     body = json.dumps(PEOPLE).encode()
-    async with scene(GENERAL, answers(reply("200 OK", JSON, body=body)), tmp_path) as at:
+    async with scene(way, answers(reply("200 OK", JSON, body=body)), tmp_path) as at:
         heard = await at.ask(sized(PUT, NAMED, token=at.running.tokens["network"]))
         assert b"S3CR3T" not in heard.body
         assert heard.headers["gateway-withheld"] == "pii;fields=2, secret;fields=1"
+
+
+@pytest.mark.parametrize("case", [*SPELLED, *UNREADABLE])
+async def test_the_answer_to_a_write_can_hide_no_more_than_that_to_a_read(tmp_path, case):
+    field, body = UNREADABLE[case] if case in UNREADABLE else (JSON, SPELLED[case][0].encode())
+    async with scene(GENERAL, answers(reply("201 Made", field, body=body)), tmp_path) as at:
+        heard = await at.ask(sized(PUT, NAMED, token=at.running.tokens["network"]))
+        assert (heard.status, heard.kind) == ((201, "") if case in SPELLED else (502, "upstream-unreadable"))
+        assert b"S3CR3T" not in heard.body
 
 
 async def test_people_are_shown_to_whom_policy_shows_them_and_secrets_to_nobody(gateway):
