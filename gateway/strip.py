@@ -380,7 +380,7 @@ class _Reading:
         among_users, level = self._users > 0 or rules.users, len(self._open)
         for shape in rules.shapes.at(data, at, among_users):
             found = shape.match(data, at)
-            if found is None or level + shape.depth > MAX_DEPTH:
+            if found is None or level - 1 + shape.depth > MAX_DEPTH:
                 continue
             shown, end = found
             after = number + shape.suspects

@@ -1,0 +1,117 @@
+"""Shapes that were met before: when they are learned, what they are not good for, and how many are kept."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.columns.records import LEARNED_AFTER
+from gateway.fields import Hosts, Look
+from gateway.filter import Unfilterable
+from gateway.shapes import DEEPEST, KEPT
+from gateway.strip import LESSONS, MAX_DEPTH, Rules, Strip
+
+HOSTS = Hosts("https://cedar.invoca.net", "https://gateway.example.com")
+ROW = b'{"id": %d, "api_key": "x", "a": %b, "object_url": "https://x.example.com/", "in": {"b": [%b, {}]}}'
+SHOWN = b'{"id": %d, "a": %b, "in": {"b": [%b, {}]}}'
+
+
+@pytest.fixture
+def rules() -> Rules:
+    return Rules(HOSTS, Look(HOSTS.names, personal=True), personal=True)
+
+
+def through(rules: Rules, body: bytes) -> bytes:
+    opened = Strip(rules)
+    return opened.feed(body) + opened.close()
+
+
+def rows(text: bytes, *values: bytes) -> bytes:
+    return b"[" + b", ".join(text % (n, value, value) for n, value in enumerate(values)) + b"]"
+
+
+def known(rules: Rules, among_users: bool = False) -> int:
+    return len(rules.shapes.at(b'"id": 1', 0, among_users))
+
+
+def test_a_shape_is_learned_once_it_was_met_often_enough(rules):
+    through(rules, rows(ROW, *[b"1"] * (LEARNED_AFTER - 1)))
+    assert not known(rules)
+    through(rules, rows(ROW, b"1"))
+    assert known(rules) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "becomes"),
+    [
+        (b'"y"', b'"y"'),
+        (b"null", b"null"),
+        (b"-1.50e3", b"-1.50e3"),
+        (b'"\\u00e9\\/"', b'"\\u00e9\\/"'),
+        (b'"//cedar.invoca.net/home"', b"null"),
+        (b'"https://cedar.invoca.net/api/a"', b'"https://gateway.example.com/api/a"'),
+        (b'{"token": "S3CR3T"}', b"{}"),
+        (b'[{"email": "S3CR3T"}]', b"[{}]"),
+    ],
+)
+def test_a_learned_shape_shows_what_reading_shows_whatever_the_values_are(rules, value, becomes):
+    plain = [b"1"] * 20
+    expected = rows(SHOWN, *plain, becomes, *plain)
+    assert through(rules, rows(ROW, *plain, value, *plain)) == expected
+    assert known(rules) == 1
+    assert through(rules, rows(ROW, *plain, value, *plain)) == expected
+
+
+@pytest.mark.parametrize("value", [b"01", b"nul", b'"\x01"', b'"\xff"', b'"\\x"', b"1 2", b"", b"[1"])
+def test_a_learned_shape_takes_no_value_that_reading_does_not(rules, value):
+    through(rules, rows(ROW, *[b"1"] * 20))
+    with pytest.raises(Unfilterable):
+        through(rules, rows(ROW, value))
+
+
+@pytest.mark.parametrize(
+    "url", [b'"relative"', b"null", b'["https://x.example.com/S3CR3T"]', b'"//S3CR3T.org"']
+)
+def test_a_link_is_judged_by_its_value_each_time(rules, url):
+    through(rules, rows(ROW, *[b"1"] * 20))
+    shown = through(rules, rows(ROW.replace(b'"https://x.example.com/"', url), b"1"))
+    assert (url in shown) is (b"S3CR3T" not in url)
+    assert b"S3CR3T" not in shown
+
+
+def test_what_is_true_of_a_user_is_learned_of_users_alone(rules):
+    text = b'{"id": 1, "name": "S3CR3T"}'
+    users, others = [b'{"%b": [%b]}' % (name, b", ".join([text] * 20)) for name in (b"users", b"token_")]
+    others = others.replace(b"token_", b"sites")
+    for _ in range(3):
+        assert b"S3CR3T" not in through(rules, users)
+        assert through(rules, b'[{"token": 1}, ' + others + b"]") == b"[{}, " + others + b"]"
+    assert (known(rules), known(rules, among_users=True)) == (1, 1)
+
+
+def test_a_learned_shape_goes_no_deeper_than_reading(rules):
+    through(rules, rows(ROW, *[b"1"] * 20))
+    level = MAX_DEPTH - 4  # a row opens four
+    for deep, fits in ((level, True), (level + 1, False)):
+        body = b"[" * deep + ROW % (1, b"1", b"1") + b"]" * deep
+        if fits:
+            through(rules, body)
+        else:
+            with pytest.raises(Unfilterable):
+                through(rules, body)
+
+
+def test_what_is_remembered_has_a_bound(rules, monkeypatch):
+    monkeypatch.setattr("gateway.columns.records.LEARNED_AFTER", 1)
+    for n in range(2 * KEPT):
+        through(rules, b'{"id%d": 1, "token": 2, "deep": %b}' % (n, b"[" * DEEPEST + b"]" * DEEPEST))
+        through(rules, b'{"id%d": 1, "token": 2}' % n)
+    shapes = rules.shapes
+    assert len(shapes._plans._plans) == KEPT
+    assert len(shapes._beginning) <= KEPT
+
+
+def test_what_is_never_met_again_is_not_learned_from_for_ever(rules, monkeypatch):
+    lessons = []
+    monkeypatch.setattr(type(rules.shapes), "learn", lambda *_: lessons.append(1))
+    through(rules, b'[{"token": 1}, ' + b", ".join(b'{"a%d": 1}' % n for n in range(3 * LESSONS)) + b"]")
+    assert len(lessons) == LESSONS
