@@ -18,7 +18,7 @@ from pathlib import Path
 
 import uvloop
 
-from bench.bodies import SMALL, advertisers
+from bench.bodies import MEDIUM, SIZES, SMALL, advertisers
 from bench.processes import (
     Children,
     Tools,
@@ -38,11 +38,12 @@ from gateway.compile import compile
 from gateway.connection import UpstreamRequest
 from gateway.credentials import Credentials
 from gateway.load import load_catalogue, load_policies
-from gateway.model import Account, AuditEvent, Decision, Moment, Owner, Principal
+from gateway.model import Account, AuditEvent, Call, Decision, Moment, Owner, Principal
 from gateway.policy import PolicySet, relation
 from gateway.proof import prove
 from gateway.ratelimit import RateLimit
 from gateway.reply import Headers, Parser
+from gateway.shield import Shield
 from gateway.store import Store, new_token_id, new_user_id, open_store
 from gateway.store.keys import LiveKeys
 from gateway.table import Table
@@ -181,8 +182,26 @@ async def _steps(gateway: Gateway, principal: Principal, text: str) -> list[Row]
         timed("upstream head, encoded and checked", lambda: gateway.upstream.encode(request)),
         timed("read the reply, 1.2 kB", read_reply),
         timed("client headers", lambda: headers.to_client(came)),
+        *_protecting(call, came),
         timed("record, written", lambda: gateway.recorder.record(event)),
     ]
+
+
+def _protecting(call: Call, came: Headers) -> Iterator[Row]:
+    """What it costs to look through a Network Integration reply, and to leave something out of it."""
+    guard = Shield(URL, URL).guard(call, frozenset({"public"}))
+    assert guard is not None, "the request of the bench is not one of the Network Integration API"
+    small, medium = advertisers(SIZES[SMALL]), advertisers(SIZES[MEDIUM])
+    yield timed("look at the reply's head", lambda: guard.fields(came))
+    yield timed("look through the reply, 1.2 kB", lambda: guard.clean(small))
+    yield timed("look through the reply, 64 kB", lambda: guard.clean(medium))
+    with_secrets = medium.replace(b'"approval_status"', b'"oauth_refresh_token": "x", "approval_status"')
+
+    def strip() -> None:
+        opened = guard.open()
+        assert opened.feed(with_secrets) + opened.close()
+
+    yield timed(f"leave secrets out of it, {len(with_secrets) // 1024} kB", strip)
 
 
 def _strangers() -> Iterator[Owner]:

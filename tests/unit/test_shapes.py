@@ -68,14 +68,33 @@ def test_a_learned_shape_takes_no_value_that_reading_does_not(rules, value):
         through(rules, rows(ROW, value))
 
 
+URL = b'"https://x.example.com/"'
+
+
+@pytest.mark.parametrize("learned", [URL, b"null"])
 @pytest.mark.parametrize(
-    "url", [b'"relative"', b"null", b'["https://x.example.com/S3CR3T"]', b'"//S3CR3T.org"']
+    "url",
+    [
+        b'"relative"',
+        b"null",
+        b'["https://x.example.com/S3CR3T"]',
+        b'"//S3CR3T.org"',
+        b'"https://x.org/S3CR3T"',
+    ],
 )
-def test_a_link_is_judged_by_its_value_each_time(rules, url):
-    through(rules, rows(ROW, *[b"1"] * 20))
-    shown = through(rules, rows(ROW.replace(b'"https://x.example.com/"', url), b"1"))
+def test_a_link_is_judged_by_its_value_each_time(rules, learned, url):
+    through(rules, rows(ROW.replace(URL, learned), *[b"1"] * 20))
+    assert known(rules) == 1
+    shown = through(rules, rows(ROW.replace(URL, url), b"1"))
     assert (url in shown) is (b"S3CR3T" not in url)
     assert b"S3CR3T" not in shown
+
+
+@pytest.mark.parametrize("text", [b'{"id": %d, "a": %b, "api_key": 1}', b'{"id": %d, "api_key": 1, "a": %b}'])
+def test_what_once_stood_harmless_in_a_value_excuses_nothing(rules, text):
+    body = b", ".join(text % (n, b'"a token"') for n in range(20))
+    through(rules, b"[" + body + b"]")
+    assert b"S3CR3T" not in through(rules, text % (1, b'"https://cedar.invoca.net/S3CR3T"'))
 
 
 def test_what_is_true_of_a_user_is_learned_of_users_alone(rules):
@@ -115,3 +134,11 @@ def test_what_is_never_met_again_is_not_learned_from_for_ever(rules, monkeypatch
     monkeypatch.setattr(type(rules.shapes), "learn", lambda *_: lessons.append(1))
     through(rules, b'[{"token": 1}, ' + b", ".join(b'{"a%d": 1}' % n for n in range(3 * LESSONS)) + b"]")
     assert len(lessons) == LESSONS
+
+
+def test_where_an_object_began_in_one_piece_none_begins_in_the_next(rules):
+    text = b'"id": 1, "api_key": 1}'
+    through(rules, b"[{" + b", {".join([text] * 20) + b"]")
+    opened, first = Strip(rules), b'[{"token": 1}, {'
+    second = b'"in": {}'.ljust(len(first) - 1) + b"," + text + b"]"
+    assert opened.feed(first) + opened.feed(second) + opened.close() == b'[{}, {"in": {},"id": 1}]'
