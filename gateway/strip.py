@@ -407,7 +407,7 @@ class _Reading:
         level = len(self._open)
         began = self._began.pop(level, None)
         lessons = self._lessons.get(level, LESSONS)
-        if began is None or not lessons or self._muted:
+        if began is None or not lessons:
             return
         self._lessons[level] = lessons - 1
         start, passed = began
