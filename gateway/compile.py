@@ -72,7 +72,9 @@ def compile(policies: PolicySet, operations: Sequence[Operation]) -> Table:
         if one.reads_ids:
             tests.setdefault(one.policy, []).append(one.test())
     rows: dict[tuple[str, str], Row] = {}
-    table = Table(policies.digest, policies.policies, operations, rows, names, tests, live, policies.schema)
+    table = Table(
+        policies.digest, policies.policies, operations, rows, names, tests, live, policies.schema, policies.classes
+    )  # fmt: skip
     _fill(rows, table, policies, space, judged)
     _check(policies, table, space)
     return table

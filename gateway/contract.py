@@ -19,7 +19,7 @@ from pathlib import Path
 from gateway import tomlfile
 from gateway.cases import CaseResult
 from gateway.model import PolicyRef
-from gateway.policyfile import packaged
+from gateway.shipped import packaged
 from gateway.tomlfile import ConfigError, Fault
 
 SENTENCES = tuple(f"P{number}" for number in range(1, 10))

@@ -43,8 +43,9 @@ from gateway.model import (
     Principal,
     Relation,
 )
-from gateway.policyfile import Invariant, Loaded, Policy, packaged, read
+from gateway.policyfile import Invariant, Loaded, Policy, read
 from gateway.problem import Problem
+from gateway.shipped import packaged
 from gateway.tomlfile import ConfigError, Fault
 from gateway.words import NO_ACCOUNT, WEEKDAYS
 
@@ -201,6 +202,7 @@ class PolicySet(Judge):
         self.policies = tuple(policy.ref for policy in loaded.policies)
         self.parts = loaded.policies
         self.invariants = loaded.invariants
+        self.classes = loaded.classes
         self.digest = loaded.digest
         self.schema = loaded.schema_file.text
         self._parsed = loaded.schema

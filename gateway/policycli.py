@@ -537,10 +537,11 @@ def _mutate(options: argparse.Namespace) -> int:
     from gateway.compile import compile
     from gateway.difference import can_be_told, differences
     from gateway.policy import PolicySet
+    from gateway.shipped import packaged
 
     catalogue, sets, policies, table = _loaded(options)
     operations = catalogue.variants()
-    loaded: Loaded = policyfile.read(sets.folder or policyfile.packaged(), sets.local, operations)
+    loaded: Loaded = policyfile.read(sets.folder or packaged(), sets.local, operations)
     # A case that fails already would notice everything.
     every = [
         found

@@ -22,7 +22,10 @@ from typing import Any, Literal
 import cedarpy
 
 from gateway import tomlfile, words
+from gateway.columns import classes
+from gateway.columns.classes import Classes
 from gateway.model import COLUMN_CLASSES, Operation, PolicyRef
+from gateway.shipped import packaged
 from gateway.tomlfile import ConfigError, Fault
 from gateway.words import Reads, Vocabulary
 
@@ -92,13 +95,8 @@ class Loaded:
     schema: cedarpy.Schema
     schema_file: File
     invariants: tuple[Invariant, ...]
+    classes: Classes
     digest: str
-
-
-def packaged() -> Path:
-    """The folder of the shipped policies: inside the package in a wheel, beside it in a source checkout."""
-    inside = Path(__file__).parent / "policies"
-    return inside if inside.is_dir() else inside.parents[1] / "policies"
 
 
 def read(
@@ -108,8 +106,8 @@ def read(
 
     Those of `shadow` come on top, for a set that is only tried.
 
-    A whole set to try may bring a copy of the schema; it falls back to the shipped one. Raises: ConfigError with
-    every fault found.
+    A whole set to try may bring a copy of the schema and of the classes of columns; it falls back to the shipped
+    ones. Raises: ConfigError with every fault found.
     """
     faults: list[Fault] = []
     shipped = packaged()
@@ -129,6 +127,14 @@ def read(
             for path in _listed(added, "*.cedarschema", [])
         )
     invariant_files = [_read(path, faults) for path in invariant_paths]
+    own_columns = (folder / classes.FILE).is_file()
+    column_paths = [(folder if own_columns else shipped) / classes.FILE]
+    column_paths += [] if local is None else _listed(local, classes.FILE, [])
+    column_files = [_read(path, faults) for path in column_paths]
+    faults += (
+        Fault(str(path), 0, "", "classes of columns are not tried: what answers lack is what is enforced")
+        for path in ([] if shadow is None else _listed(shadow, classes.FILE, []))
+    )
 
     known = words.vocabulary(operations)
     policies: list[Policy] = []
@@ -136,11 +142,23 @@ def read(
         policies += _policies(file, schema, known, faults)
     _unique_policies(policies, faults)
     invariants = _invariants(filter(None, invariant_files), known, faults)
+    columns = _classes(column_files, faults)
     if faults or schema_file is None or schema is None:
         raise ConfigError(sorted(set(faults), key=lambda fault: (fault.file, fault.line, fault.text)))
-    texts = sorted(file.text for file in (schema_file, *policy_files, *invariant_files) if file is not None)
+    files = (schema_file, *policy_files, *invariant_files, *column_files)
+    texts = sorted(file.text for file in files if file is not None)
     digest = hashlib.sha256("".join(f"{len(text)}:{text}" for text in texts).encode()).hexdigest()
-    return Loaded(tuple(policies), schema, schema_file, invariants, digest)
+    return Loaded(tuple(policies), schema, schema_file, invariants, columns, digest)
+
+
+def _classes(files: Iterable[File | None], faults: list[Fault]) -> Classes:
+    """The classes of columns: the shipped list, and the operator's on top."""
+    read = [(file.text, file.path) for file in files if file is not None]
+    try:
+        return classes.read(*read) if read else Classes()
+    except ConfigError as error:
+        faults += error.faults
+        return Classes()
 
 
 def _listed(folder: Path, pattern: str, faults: list[Fault]) -> list[Path]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
+from gateway.columns.classes import Classes, Column
 from gateway.model import (
     ACCOUNT_KINDS,
     COLUMN_CLASSES,
@@ -221,9 +222,14 @@ class Table(Judge):
         tests: Mapping[int, Sequence[Test]],
         live: Mapping[int, str],
         schema: str,
+        classes: Classes,
     ) -> None:
-        """`tests` and `live` (texts) belong to policies by their place; `schema` is for judging the live ones."""
+        """`tests` and `live` (texts) belong to policies by their place; `schema` is for judging the live ones.
+
+        `classes` are those of the columns, which come into force and go together with the policies about them.
+        """
         self.digest = digest
+        self.classes = classes
         self.policies = tuple(policies)
         self.operations = tuple(operations)
         self.names = names
@@ -452,8 +458,10 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         found = {
             (made.__module__, made.__name__): made
-            for made in (Table, Names, Live, Test, Open, Decision, Operation, PolicyRef, frozenset)
-        }.get((module, name))
+            for made in (
+                Table, Names, Live, Test, Open, Decision, Operation, PolicyRef, Classes, Column, frozenset
+            )
+        }.get((module, name))  # fmt: skip
         if found is None:
             raise pickle.UnpicklingError(f"{module}.{name} is no part of a table")
         return found

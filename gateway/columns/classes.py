@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal, get_args
+from types import MappingProxyType
+from typing import Any, Literal, get_args
 
 from gateway import tomlfile
 from gateway.model import AccountKind
-from gateway.policyfile import packaged
+from gateway.shipped import packaged
 from gateway.tomlfile import ConfigError, Fault
 
 ColumnClass = Literal["public", "pii", "financial"]
@@ -55,9 +55,9 @@ class Column:
 
 
 class Classes:
-    """Name to class. Frozen once made; a reload makes another."""
+    """Name to class. Frozen once made; a reload makes another. Of none every column is unknown, and so pii."""
 
-    def __init__(self, columns: Mapping[str, Column]) -> None:
+    def __init__(self, columns: Mapping[str, Column] = MappingProxyType({})) -> None:
         self._columns = dict(columns)
         self._reveals: dict[frozenset[ColumnClass], Reveal] = {}
 
@@ -70,17 +70,21 @@ class Classes:
         """The known columns of a view, in the order of the files."""
         return tuple(column for column in self._columns.values() if view in column.views)
 
-    def reveal(self, revealed: Iterable[ColumnClass] = ()) -> Reveal:
+    def reveal(self, revealed: Iterable[ColumnClass]) -> Reveal:
         """What somebody sees to whom these classes are revealed; the same object for the same classes."""
-        wanted: frozenset[ColumnClass] = frozenset((*revealed, "public"))
+        wanted: frozenset[ColumnClass] = frozenset(revealed)
         if wanted not in self._reveals:
             self._reveals[wanted] = Reveal(self, wanted)
         return self._reveals[wanted]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was made of it: see `Table.pack`."""
+        return {"_columns": self._columns, "_reveals": {}}
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reveal:
-    """The classes that are revealed to somebody, public always among them. Compared by identity."""
+    """The classes that are revealed to somebody. Compared by identity."""
 
     classes: Classes
     revealed: frozenset[ColumnClass]
@@ -104,16 +108,10 @@ class Reveal:
         return "pii" in self.revealed and self.classes.of(name) == "pii"
 
 
-def load(local: Path | None = None) -> Classes:
-    """The packaged classes with those of the folder `local` laid over them. Raises: ConfigError with every fault."""
+def load() -> Classes:
+    """The shipped classes alone. Those of a set of policies come with it: see `policyfile`."""
     path = packaged() / FILE
-    texts = [(path.read_text(encoding="utf-8"), str(path))]
-    if local is not None and (local / FILE).is_file():
-        try:
-            texts.append(((local / FILE).read_text(encoding="utf-8"), str(local / FILE)))
-        except (OSError, UnicodeDecodeError):
-            raise ConfigError([Fault(str(local / FILE), 0, "", "cannot be read as UTF-8 text")]) from None
-    return read(*texts)
+    return read((path.read_text(encoding="utf-8"), str(path)))
 
 
 def read(shipped: tuple[str, str], local: tuple[str, str] | None = None) -> Classes:

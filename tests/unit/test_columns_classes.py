@@ -9,7 +9,7 @@ import pytest
 
 from gateway.columns import classes
 from gateway.columns.classes import CLASSES, load, read
-from gateway.policyfile import packaged
+from gateway.shipped import packaged
 from gateway.tomlfile import ConfigError
 from tests import facts
 
@@ -53,19 +53,20 @@ def test_an_unknown_name_is_pii(name):
     assert not load().reveal(["financial"]).sees(name)
 
 
-def test_public_is_always_revealed_and_a_reveal_is_made_once():
+def test_what_is_revealed_is_exactly_what_is_said_and_a_reveal_is_made_once():
     columns = load()
-    assert columns.reveal().sees("duration")
-    assert not columns.reveal().sees("city")
-    assert columns.reveal(["pii"]) is columns.reveal(["public", "pii"])
-    assert columns.reveal(["pii"]).sees("city")
+    assert columns.reveal(["public"]).sees("duration")
+    assert not columns.reveal(["public"]).sees("city")
+    assert columns.reveal(["pii", "public"]) is columns.reveal(["public", "pii"])
+    assert columns.reveal(["public", "pii"]).sees("city")
     assert not columns.reveal(["pii"]).sees("sale_amount")
-    assert columns.reveal(["pii", "financial"]).everything
+    assert not columns.reveal(["pii", "financial"]).sees("duration")
+    assert columns.reveal(["public", "pii", "financial"]).everything
 
 
 def test_custom_data_passes_whole_only_where_everything_does():
-    assert not load().reveal(["pii"]).sees("custom_data")
-    assert load().reveal(["pii", "financial"]).sees("custom_data")
+    assert not load().reveal(["public", "pii"]).sees("custom_data")
+    assert load().reveal(["public", "pii", "financial"]).sees("custom_data")
 
 
 def test_an_operator_classifies_the_columns_of_the_account():
@@ -106,17 +107,8 @@ def test_every_fault_is_told():
     assert "is not a setting" in faults("[secret]\n")[0]
 
 
-def test_the_local_file_lies_in_the_operators_folder(tmp_path):
-    assert load(tmp_path).of("x") == "pii"
-    (tmp_path / "columns.toml").write_text('[public]\nx = ["network"]\n')
-    assert load(tmp_path).of("x") == "public"
-    (tmp_path / "columns.toml").write_bytes(b"\xff")
-    with pytest.raises(ConfigError, match="cannot be read as UTF-8"):
-        load(tmp_path)
-
-
 def test_something_nested_under_a_visible_name_counts_as_the_first_class_that_is_not():
     columns = classes.load()
-    assert columns.reveal().hidden_as("duration") == "pii"
-    assert columns.reveal(["pii"]).hidden_as("duration") == "financial"
-    assert columns.reveal().hidden_as("sale_amount") == "financial"
+    assert columns.reveal(["public"]).hidden_as("duration") == "pii"
+    assert columns.reveal(["public", "pii"]).hidden_as("duration") == "financial"
+    assert columns.reveal(["public"]).hidden_as("sale_amount") == "financial"

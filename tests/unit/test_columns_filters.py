@@ -16,8 +16,12 @@ from gateway.sandbox.rows import build
 from gateway.sandbox.sample import TODAY
 
 CLASSES = load()
-NOTHING, FINANCIAL, PII = CLASSES.reveal(), CLASSES.reveal(["financial"]), CLASSES.reveal(["pii"])
-ALL = CLASSES.reveal(["pii", "financial"])
+NOTHING, FINANCIAL, PII = (
+    CLASSES.reveal(["public"]),
+    CLASSES.reveal(["public", "financial"]),
+    CLASSES.reveal(["public", "pii"]),
+)
+ALL = CLASSES.reveal(["public", "pii", "financial"])
 CUSTOM = classes.read(
     (classes.packaged().joinpath("columns.toml").read_text(encoding="utf-8"), "shipped"),
     ('[public]\n"Visit Booked" = ["network"]\n[financial]\nquote = ["network"]\n', "local"),
@@ -330,11 +334,11 @@ DATA = '{"name": "Visit Booked", "data_type": "Signal", "source": "AI", "value":
 )  # fmt: skip
 def test_custom_data_passes_value_by_value(entries, shown):
     body = f'[{{"duration": 1, "custom_data": [{entries}], "city": 0}}]'
-    out, tally = passed("json", body, CUSTOM.reveal())
+    out, tally = passed("json", body, CUSTOM.reveal(["public"]))
     assert out == f'[{{"duration": 1, "custom_data": [{shown}]}}]'
     assert tally.withheld.get("pii", 0) + tally.withheld.get("financial", 0) >= 1
     rows = ",".join([body[1:-1]] * 40)
-    assert passed("json", f"[{rows}]", CUSTOM.reveal())[0] == "[" + ",".join([out[1:-1]] * 40) + "]"
+    assert passed("json", f"[{rows}]", CUSTOM.reveal(["public"]))[0] == "[" + ",".join([out[1:-1]] * 40) + "]"
 
 
 @pytest.mark.parametrize(
@@ -343,14 +347,17 @@ def test_custom_data_passes_value_by_value(entries, shown):
     '[{"name": "Visit Booked", "value": ["SECRET"]}]'],
 )  # fmt: skip
 def test_custom_data_of_another_form_is_withheld(value):
-    out, tally = passed("json", f'[{{"custom_data": {value}, "duration": 1}}]', CUSTOM.reveal())
+    out, tally = passed("json", f'[{{"custom_data": {value}, "duration": 1}}]', CUSTOM.reveal(["public"]))
     assert (out, tally.withheld) == ('[{"duration": 1}]', {"pii": 1})
 
 
 def test_custom_data_of_a_revealed_class_passes():
     entries = '[{"name": "quote", "value": 1},{"name": "patient_email", "value": 2}]'
-    assert '"quote"' in passed("json", f'[{{"custom_data": {entries}}}]', CUSTOM.reveal(["financial"]))[0]
-    out, tally = passed("json", f'[{{"custom_data": {entries}}}]', CUSTOM.reveal(["pii"]))
+    assert (
+        '"quote"'
+        in passed("json", f'[{{"custom_data": {entries}}}]', CUSTOM.reveal(["public", "financial"]))[0]
+    )
+    out, tally = passed("json", f'[{{"custom_data": {entries}}}]', CUSTOM.reveal(["public", "pii"]))
     assert out == '[{"custom_data": [{"name": "patient_email", "value": 2}]}]'
     assert (tally.personal, tally.withheld) == (1, {"financial": 1})
     assert passed("json", f'[{{"custom_data": {entries}}}]', ALL)[0] == f'[{{"custom_data": {entries}}}]'
@@ -564,16 +571,16 @@ ITEM = "<item><name>Visit Booked</name><source>AI</source><value>true</value></i
 def test_custom_data_in_xml_passes_value_by_value(entries, shown):
     row = f"<duration>1</duration> <custom_data>{entries}</custom_data><city/>"
     expected = f"<duration>1</duration> <custom_data>{shown}</custom_data>"
-    assert xml_row(row, CUSTOM.reveal()) == expected
+    assert xml_row(row, CUSTOM.reveal(["public"])) == expected
     body = f"<Transactions>{f'<Transaction>{row}</Transaction>' * 40}</Transactions>"
-    assert passed("xml", body, CUSTOM.reveal())[0].count(expected) == 40
+    assert passed("xml", body, CUSTOM.reveal(["public"]))[0].count(expected) == 40
 
 
 # --- the sandbox, whose custom columns the operator knows some of
 
 ROWS = [row.values for row in build(3, TODAY, calls=20)]
 EVERY = f"{DEFAULT},{CUSTOM_COLUMNS},{CUSTOM_SOURCE},custom_data"
-REVEALS = [CUSTOM.reveal(each) for each in ([], ["pii"], ["financial"], ["pii", "financial"])]
+REVEALS = [CUSTOM.reveal(["public", *each]) for each in ([], ["pii"], ["financial"], ["pii", "financial"])]
 
 
 def seen_rows(reveal):

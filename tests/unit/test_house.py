@@ -28,7 +28,7 @@ README = (ROOT / "README.md").read_text()
 LADDER = str.split("""
 model problem tomlfile config command
 tokens once finder target headers body operation fields filter grammar refusals replacing
-words policyfile policy columns shapes strip shield table compile proof cases
+words shipped columns policyfile policy shapes strip shield table compile proof cases
 contract mutation matrix difference replay matrixpage load ratelimit metrics shadow
 reply connection upstream fullset store scan audit lastuse credentials verdicts authenticate issue passwords signin
 inforce exchange ops flow selfservice oauth admin lean wire selftest

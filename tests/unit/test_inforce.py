@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.columns.classes import Classes
 from gateway.inforce import MAX_SHOWN, MAX_SHOWN_CHARS, Outcome, OwnNumber, Policies
 from gateway.load import Sets
 from gateway.table import Names, Table
@@ -11,7 +12,7 @@ from gateway.tomlfile import Fault
 
 
 def a_table(digest: str) -> Table:
-    return Table(digest, (), (), {}, Names(), {}, {}, "")
+    return Table(digest, (), (), {}, Names(), {}, {}, "", Classes())
 
 
 def sets(digest: str, tried: str | None = None) -> Sets:

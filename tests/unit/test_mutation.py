@@ -9,7 +9,8 @@ import pytest
 from gateway import policyfile
 from gateway.load import load_catalogue
 from gateway.mutation import judge, mutants, verdicts_as_dict, verdicts_text
-from gateway.policyfile import anatomy, packaged, reread, split
+from gateway.policyfile import anatomy, reread, split
+from gateway.shipped import packaged
 
 OPERATIONS = load_catalogue().variants()
 LOADED = policyfile.read(packaged(), None, OPERATIONS)

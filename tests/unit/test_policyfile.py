@@ -396,3 +396,44 @@ def test_a_text_is_cut_after_each_policy(text, lines):
     assert [token.text for piece in pieces for token in piece.tokens] == [
         token.text for token in tokens(text)
     ]
+
+
+# -- classes of columns
+
+OPENED = '[public]\n"Visit Booked" = ["network"]\n'
+
+
+def test_an_operators_classes_of_columns_come_with_the_set_and_are_part_of_its_digest(tmp_path):
+    alone, with_own = load(packaged(), tmp_path), load(packaged(), write(tmp_path, OPENED, "columns.toml"))
+    assert (alone.classes.of("Visit Booked"), with_own.classes.of("Visit Booked")) == ("pii", "public")
+    assert alone.digest != with_own.digest
+    assert with_own.classes.of("duration") == "public"
+
+
+def test_a_whole_set_to_try_may_bring_its_own_list_of_columns(tmp_path):
+    write(tmp_path, a_policy())
+    assert load(tmp_path).classes.of("duration") == "public"
+    assert load(write(tmp_path, OPENED, "columns.toml")).classes.of("duration") == "pii"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[public]\ncity = ["network"]\n', "2: public.city: is pii in the shipped list"),
+        ('[public]\nx = ["planet"]\n', "2: public.x.0: expected one of network"),
+        ("[public\n", "1: "),
+        ('[public]\n"a\u202eb" = ["network"]\n', "2: has the character U+202E"),
+        ("x = " + "[" * 5_000, "nested too deep"),
+    ],
+)
+def test_what_is_wrong_with_classes_is_told_beside_the_policies_faults(tmp_path, text, expected):
+    write(tmp_path, a_policy("permit (principal, action, resource)"))
+    found = faults(packaged(), write(tmp_path, text, "columns.toml"))
+    assert any(expected in fault and str(tmp_path / "columns.toml") in fault for fault in found), found
+    assert any("own.cedar:1: a policy ends with ;" in fault for fault in found)
+
+
+def test_classes_are_not_tried(tmp_path):
+    write(tmp_path, OPENED, "columns.toml")
+    with pytest.raises(ConfigError, match=r"columns.toml: classes of columns are not tried"):
+        PolicySet.load(None, None, tmp_path, operations=CATALOGUE.variants())
