@@ -176,6 +176,7 @@ def as_principal(token: TokenRow, user: UserRow) -> Principal:
         networks=None if token.networks is None else tuple(ip_network(cidr) for cidr in token.networks),
         bootstrap=token.bootstrap,
         earlier=token.by_earlier,
+        personal_records_per_day=token.personal_records_per_day,
     )
 
 

@@ -49,6 +49,7 @@ class Issuer:
         accounts: Iterable[str] | None = None,
         networks: Iterable[str] | None = None,
         not_before: int | None = None,
+        personal_records_per_day: int | None = None,
         once: Once | None = None,
     ) -> tuple[TokenRow, str]:
         """A new token's row and its text. The same `once` again gives the same text, once more.
@@ -70,6 +71,7 @@ class Issuer:
                 accounts=accounts,
                 networks=networks,
                 not_before=not_before,
+                personal_records_per_day=personal_records_per_day,
                 key_id=keyring.current.kid,
                 sealed=self._sealed(once, jti, keyring),
             )

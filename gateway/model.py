@@ -82,6 +82,7 @@ class Principal:
     `networks` are the client networks the token may be used from, or None for anywhere.
     `earlier`: proven by a secret that has been rotated out and still works for a while.
     `bootstrap`: it bounds nothing that is made by it, because it stands for its owner's sign-in.
+    `personal_records_per_day`: how many personal records it may be given on a day of UTC; None for no limit.
     `signed_in`: it is that sign-in, and no token: `token_id` is the id of the session.
     """
 
@@ -94,6 +95,7 @@ class Principal:
     bootstrap: bool = False
     earlier: bool = False
     signed_in: bool = False
+    personal_records_per_day: int | None = None
 
     @property
     def maker(self) -> str | None:

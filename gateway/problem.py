@@ -70,6 +70,7 @@ KINDS: dict[str, Kind] = {
     "columns-withheld": Kind(403, "None of the columns asked for may be seen", None, UNAUTHORIZED),
     "removals-unconfirmed": Kind(409, "The request would remove what it does not name"),
     "rate-limited": Kind(429, "Too many requests", None, UNAUTHORIZED),
+    "budget-spent": Kind(429, "The token has been given its personal records of the day", None, UNAUTHORIZED),
     # the admin sub-app
     "on-behalf-of": Kind(403, "Nobody makes a token on somebody else's behalf", None, UNAUTHORIZED),
     "invalid-input": Kind(422, "The request is understood and not acceptable"),

@@ -61,6 +61,7 @@ class TokensApi:
             accounts=wanted.accounts,
             networks=wanted.networks,
             not_before=wanted.not_before,
+            personal_records_per_day=wanted.personal_records_per_day,
             once=_once(request, principal, sent),
         )
         request[EVENT].subject = row.id
@@ -245,6 +246,7 @@ class TokensApi:
             "bootstrap": row.bootstrap,
             "allowed_networks": None if row.networks is None else [*row.networks],
             "accounts": None if row.accounts is None else [*row.accounts],
+            "personal_records_per_day": row.personal_records_per_day,
             "last_used_at": None if used is None else rfc3339(used.at),
             "last_used_from": None if used is None else used.network,
             "last_used_for": None if used is None else used.operation,

@@ -20,6 +20,7 @@ from gateway.problem import Problem
 from gateway.store import (
     MAX_AT_ONCE,
     MAX_DESCRIPTION_CHARS,
+    MAX_RECORDS,
     MIN_DESCRIPTION_CHARS,
     TokenRow,
     Which,
@@ -31,9 +32,10 @@ from gateway.tokens import scrub
 MEMBERS = frozenset(
     {
         "description", "scopes", "expires_in", "expires_at", "not_before", "allowed_networks", "accounts",
-        "outlives_maker",
+        "personal_records_per_day", "outlives_maker",
     }
 )  # fmt: skip
+RECORDS = "personal_records_per_day"
 OVERLAPS_S = (0, 3600, 86_400, 604_800)
 OTHERS_NAMES = ("owner", "user", "user_id", "email", "on_behalf_of", "account")
 # All that could be meant by one of them, without what spelling can vary (`target.squashed`).
@@ -65,6 +67,7 @@ class TokenRequest:
     accounts: tuple[str, ...] | None
     outlives_maker: bool
     not_before: int | None = None
+    personal_records_per_day: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,7 @@ def read(document: dict[str, Any], maker: Principal, settings: Tokens, now: int)
         not_before=_not_before(document.get("not_before"), expires_at),
         networks=_networks(document.get("allowed_networks"), maker),
         accounts=_accounts(document.get("accounts"), maker),
+        personal_records_per_day=_records(document.get("personal_records_per_day"), maker),
         outlives_maker=outlives or maker.bootstrap,
     )
 
@@ -159,6 +163,9 @@ def _refuse_beyond(token: TokenRow, maker: Principal) -> None:
         allowed = map(ip_network, EVERYWHERE if token.networks is None else token.networks)
         if not all(any(_inside(network, outer) for outer in maker.networks) for network in allowed):
             raise beyond("allowed_networks", "of the token are more than those of the token that asks")
+    most, own = maker.personal_records_per_day, token.personal_records_per_day
+    if most is not None and (own is None or own > most):
+        raise beyond(RECORDS, "of the token are more than those of the token that asks")
 
 
 def read_selection(document: dict[str, Any], administrator: Principal) -> Which:
@@ -330,6 +337,17 @@ def _accounts(value: object, maker: Principal) -> tuple[str, ...] | None:
         if maker.accounts is not None and key not in maker.accounts:
             raise beyond("accounts", f"hold {key}, which the token that makes this one does not reach")
     return tuple(sorted(set(wanted)))
+
+
+def _records(value: object, maker: Principal) -> int | None:
+    most = maker.personal_records_per_day
+    if value is None:
+        return most
+    if type(value) is not int or not 1 <= value <= MAX_RECORDS:
+        raise invalid(RECORDS, f"has to be a whole number from 1 to {MAX_RECORDS}")
+    if most is not None and value > most:
+        raise beyond(RECORDS, f"are more than the {most} of the token that makes this one")
+    return value
 
 
 def _strings(member: str, value: object, most: int = 100) -> list[str]:

@@ -19,6 +19,7 @@ from gateway.store import (
     MAX_AT_ONCE,
     MAX_DESCRIPTION_CHARS,
     MAX_REASON_CHARS,
+    MAX_RECORDS,
     MIN_DESCRIPTION_CHARS,
     TOKEN_STATES,
 )
@@ -108,6 +109,7 @@ ROLE = Text(of=ROLES)
 REASON = Text(0, MAX_REASON_CHARS, about="printable text, in one line")
 NEW_PASSWORD = Text(MIN_CHARS, MAX_CHARS, about="Not one of the first that are tried")
 PASSWORD = Text(1, MAX_CHARS)
+RECORDS = Whole(1, MAX_RECORDS, about="How many records with personal data it may be given on a day of UTC")
 CODE = Text(1, 128, about="A one-time code")
 PAGE: Mapping[str, Shape] = {"limit": Whole(1, MAX_LISTED), "after": ID}
 
@@ -134,6 +136,7 @@ TOKEN: Mapping[str, Shape] = {
     "bootstrap": Flag(),
     "allowed_networks": Maybe(Many(Text(1, 64))),
     "accounts": Maybe(Many(ACCOUNT_KEY)),
+    "personal_records_per_day": Maybe(RECORDS),
     "last_used_at": Maybe(MOMENT),
     "last_used_from": Maybe(Text(1, 64)),
     "last_used_for": Maybe(Text(1, 128)),
@@ -199,6 +202,7 @@ NEW_TOKEN = Members(
         "not_before": Maybe(MOMENT),
         "allowed_networks": Maybe(Many(Text(1, 64, about="A network such as 203.0.113.0/24"), 1)),
         "accounts": Maybe(Many(ACCOUNT_KEY, 1)),
+        "personal_records_per_day": Maybe(RECORDS),
         "outlives_maker": Flag(),
     },
     frozenset({"description"}),

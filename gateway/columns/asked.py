@@ -21,12 +21,15 @@ from urllib.parse import quote
 
 from gateway.columns.classes import CUSTOM_DATA, ColumnClass, Reveal
 from gateway.columns.csv import UPSTREAM_STYLE, CsvStyle
+from gateway.columns.records import Hidden, counted
 from gateway.model import AccountKind
 from gateway.problem import Problem
 from gateway.target import decoded
 
 MOST_ROWS = 4_000
 """The vendor's own cap. Asking for more is asking for this."""
+DEFAULT_ROWS = 1_000
+"""What the vendor takes a missing limit for."""
 UPSTREAM = (
     ("column_separator", UPSTREAM_STYLE.column_separator),
     ("row_separator", UPSTREAM_STYLE.row_separator),
@@ -57,14 +60,21 @@ LONGEST_SEPARATOR = 8
 class Asked:
     """One Transactions request as it goes upstream, and how its answer goes back.
 
-    `query` is the whole query, percent-encoded. `style` is how the client wants CSV. `withheld` counts the columns
-    that were asked for and are not asked upstream, by class; a constant that stands for columns without number
-    counts as one. It is what the client is told before the answer comes.
+    `query` is the whole query, percent-encoded. `style` is how the client wants CSV. `hidden` are the columns that
+    were asked for and are not asked upstream, by class; a constant that stands for columns without number is one.
+    `rows` is how many the answer may have; `personal` says whether each of them may be a personal record.
     """
 
     query: str
     style: CsvStyle
-    withheld: Mapping[ColumnClass, int]
+    hidden: Hidden
+    rows: int
+    personal: bool
+
+    @property
+    def withheld(self) -> dict[str, int]:
+        """How many are hidden of each class: what the client is told before the answer comes."""
+        return counted(self.hidden)
 
 
 def rewrite(query: str, form: str, view: AccountKind, reveal: Reveal) -> Asked:
@@ -76,11 +86,12 @@ def rewrite(query: str, form: str, view: AccountKind, reveal: Reveal) -> Asked:
     given = _given(query)
     written: list[tuple[str, str]] = [*_days(given), *_limit(given), *_ids(given), *_types(given)]
     style = _style(given, form)
-    columns, withheld = _columns(given, view, reveal)
+    columns, hidden = _columns(given, view, reveal)
     written.append(("include_columns", ",".join(columns)))
     if form == "csv":
         written += UPSTREAM
-    return Asked("&".join(f"{_quoted(name)}={_quoted(value)}" for name, value in written), style, withheld)
+    made = "&".join(f"{_quoted(name)}={_quoted(value)}" for name, value in written)
+    return Asked(made, style, hidden, _rows(given), any(map(reveal.personal, columns)))
 
 
 def _quoted(text: str) -> str:
@@ -137,6 +148,12 @@ def _limit(given: Mapping[str, list[str]]) -> Iterable[tuple[str, str]]:
     yield "limit", str(min(int(text), MOST_ROWS))
 
 
+def _rows(given: Mapping[str, list[str]]) -> int:
+    if _one(given, "transaction_id"):
+        return 1
+    return min(int(_one(given, "limit") or DEFAULT_ROWS), MOST_ROWS)
+
+
 def _ids(given: Mapping[str, list[str]]) -> Iterable[tuple[str, str]]:
     for name in IDS:
         text = _one(given, name)
@@ -184,10 +201,8 @@ def _flag(given: Mapping[str, list[str]], name: str, default: bool) -> bool:
     return text == "1"
 
 
-def _columns(
-    given: Mapping[str, list[str]], view: AccountKind, reveal: Reveal
-) -> tuple[list[str], dict[ColumnClass, int]]:
-    """The columns to ask for, each once and in the order asked; and how many were asked for in vain.
+def _columns(given: Mapping[str, list[str]], view: AccountKind, reveal: Reveal) -> tuple[list[str], Hidden]:
+    """The columns to ask for, each once and in the order asked; and those that were asked for in vain.
 
     A name that is included beats a constant that is excluded; a name that is excluded beats everything.
     """
@@ -200,18 +215,17 @@ def _columns(
     if DEFAULT_COLUMNS in excluded:
         out |= documented.keys() - {*included}
     seen: list[str] = []
-    withheld: dict[ColumnClass, int] = {}
+    hidden: dict[ColumnClass, set[str]] = {}
     for name in wanted:
         if name in out:
             continue
         if _may_be_asked(name, reveal):
             seen.append(name)
         else:
-            hidden = reveal.hidden_as(name)
-            withheld[hidden] = withheld.get(hidden, 0) + 1
+            hidden.setdefault(reveal.hidden_as(name), set()).add(name)
     if not seen:
         raise Problem("columns-withheld", "Of the columns asked for, none may be seen with this token.")
-    return seen, withheld
+    return seen, hidden
 
 
 def _names(given: Mapping[str, list[str]], parameter: str) -> tuple[str, ...]:

@@ -15,10 +15,10 @@ import re
 from abc import ABC, abstractmethod
 from codecs import utf_8_decode
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence, Set
 from typing import Generic, Literal, Protocol, TypeVar
 
-from gateway.columns.classes import ColumnClass, Reveal
+from gateway.columns.classes import CLASSES, ColumnClass, Reveal
 from gateway.filter import Unfilterable
 
 MAX_RECORD = 1_048_576
@@ -40,6 +40,9 @@ MAX_SEEN = 256
 RECENT = 4
 
 P = TypeVar("P")
+Hidden = Mapping[ColumnClass, Set[str]]
+"""Names that are withheld, by the class they are withheld as."""
+NONE: Set[str] = frozenset()
 Shown = Literal["no", "yes", "alone"]
 
 
@@ -54,13 +57,15 @@ class Scan(Protocol):
 
 class Tally:
     """What one answer held. `rows` are records delivered; `personal` those delivered with a revealed pii column,
-    whatever its value: that it is empty is told too. Columns are told apart up to 1,000 for each class."""
+    whatever its value: that it is empty is told too. Columns are told apart up to 1,000 for each class. `unasked`
+    are those that upstream was not asked for, and that so are withheld whether they come or not."""
 
-    __slots__ = ("_names", "personal", "rows")
+    __slots__ = ("_names", "personal", "rows", "unasked")
 
     def __init__(self) -> None:
         self.rows = 0
         self.personal = 0
+        self.unasked: Hidden = {}
         self._names: dict[ColumnClass, set[str]] = {}
 
     def withhold(self, cls: ColumnClass, name: str) -> None:
@@ -70,8 +75,16 @@ class Tally:
 
     @property
     def withheld(self) -> dict[str, int]:
-        """How many columns, or named values of `custom_data`, were withheld at least once; no class with none."""
-        return {cls: len(names) for cls, names in sorted(self._names.items())}
+        """How many columns, or named values of `custom_data`, are withheld at least once; no class with none."""
+        if not self._names:
+            return counted(self.unasked)
+        both = (*self.unasked, *self._names)
+        return counted({cls: self.unasked.get(cls, NONE) | self._names.get(cls, NONE) for cls in both})
+
+
+def counted(hidden: Hidden) -> dict[str, int]:
+    """How many there are of each class, in the order of the classes."""
+    return {cls: len(hidden[cls]) for cls in CLASSES if hidden.get(cls)}
 
 
 class Expression:

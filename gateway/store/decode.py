@@ -20,7 +20,8 @@ Row = tuple[Any, ...]
 
 TOKEN = """t.id, t.owner_id, t.description, t.scopes, t.created_at, t.expires_at, t.paused_at, t.exposed_at,
     t.rotate_by, t.deleted_at, t.deleted_by, t.delete_reason, t.made_by, t.outlives_maker, t.bootstrap,
-    t.accounts, t.networks, t.not_before, t.paused_by, t.rotated_at, t.earlier_until"""
+    t.accounts, t.networks, t.not_before, t.paused_by, t.rotated_at, t.earlier_until,
+    t.personal_records_per_day"""
 TOKEN_COLUMNS = TOKEN.count(",") + 1
 USER = "u.id, u.email, a.kind, a.id, a.network, u.role, u.administrator, u.active, u.created_at"
 USERS = "users AS u JOIN accounts AS a ON a.kind = u.account_kind AND a.id = u.account_id"
@@ -40,7 +41,7 @@ def token_row(row: Row) -> TokenRow:
     (
         token_id, owner_id, description, scopes, created_at, expires_at, paused_at, exposed_at, rotate_by,
         deleted_at, deleted_by, delete_reason, made_by, outlives_maker, bootstrap, accounts, networks,
-        not_before, paused_by, rotated_at, earlier_until,
+        not_before, paused_by, rotated_at, earlier_until, personal_records_per_day,
     ) = row  # fmt: skip
     return TokenRow(
         id=_text(token_id),
@@ -64,6 +65,7 @@ def token_row(row: Row) -> TokenRow:
         paused_by=_perhaps(_text, paused_by),
         rotated_at=_perhaps(_whole, rotated_at),
         earlier_until=_perhaps(_whole, earlier_until),
+        personal_records_per_day=_perhaps(_whole, personal_records_per_day),
     )
 
 

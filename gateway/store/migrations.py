@@ -165,6 +165,21 @@ STEPS: tuple[tuple[str, ...], ...] = (
         # Whether a network has an administrator left is asked with every change of one.
         "CREATE INDEX users_at_the_head ON users (account_kind, account_id) WHERE administrator = 1",
     ),
+    # How many personal records a token may be given on a day, and was: a row for each of a day and the one before.
+    (
+        """
+        ALTER TABLE tokens ADD COLUMN personal_records_per_day INTEGER
+            CHECK (personal_records_per_day IS NULL OR personal_records_per_day > 0)
+        """,
+        """
+        CREATE TABLE given_records (
+            token_id TEXT NOT NULL REFERENCES tokens (id),
+            day      INTEGER NOT NULL CHECK (day >= 0),
+            count    INTEGER NOT NULL CHECK (count >= 0),
+            PRIMARY KEY (token_id, day)
+        ) STRICT, WITHOUT ROWID
+        """,
+    ),
 )
 
 

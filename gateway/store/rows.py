@@ -23,6 +23,7 @@ TOKEN_STATES: tuple[TokenState, ...] = get_args(TokenState)
 MAX_PAGE = 500
 MIN_DESCRIPTION_CHARS, MAX_DESCRIPTION_CHARS = 3, 120
 MAX_REASON_CHARS = 500
+MAX_RECORDS = 1_000_000_000
 MAX_AT_ONCE = 500
 """How many tokens one act on many of them reaches, those that die with them aside."""
 
@@ -50,6 +51,8 @@ class TokenRow:
     being exposed itself. `accounts` are account keys and `networks` CIDRs the token is cut down to; None means
     no such cut, an empty tuple means nothing is left.
 
+    `personal_records_per_day`: how many personal records it may be given on a day of UTC; None for no limit.
+
     A token that was rotated has a new secret since `rotated_at`; the one before it works until `earlier_until`.
     `by_earlier` says that the row was found by that earlier secret, and so is about it.
     """
@@ -75,6 +78,7 @@ class TokenRow:
     paused_by: str | None = None
     rotated_at: int | None = None
     earlier_until: int | None = None
+    personal_records_per_day: int | None = None
     by_earlier: bool = False
 
     @property
@@ -233,6 +237,7 @@ class Store(Protocol):
         networks: Iterable[str] | None = None,
         key_id: str | None = None,
         not_before: int | None = None,
+        personal_records_per_day: int | None = None,
         sealed: Sealed | None = None,
     ) -> TokenRow:
         """A new token, with an id of its own, created at the store's clock; mint it from the row returned.
@@ -329,6 +334,19 @@ class Store(Protocol):
 
         Alone of all it raises nothing: what cannot be read is not known, and no list fails because of it.
         """
+
+    async def take_records(self, token_id: str, count: int, *, at: int) -> int | None:
+        """Take so many of the personal records that a token may be given on the day of `at`, from it and from every
+        token above it. None when they are taken; else how many are left, which is fewer, and nothing is taken.
+
+        Whoever else takes some at the same time takes them before or after: never are more given than there are.
+        """
+
+    async def give_records_back(self, token_id: str, count: int, *, at: int) -> None:
+        """Give back what was taken at `at` and not needed."""
+
+    async def records_left(self, token_id: str, *, at: int) -> int | None:
+        """How many personal records a token may still be given on the day of `at`; None for no limit."""
 
     async def add_account(self, account: Account) -> None:
         """Keep an account; again is no change. Raises: Problem "invalid-input" for a conflict of networks."""

@@ -27,6 +27,7 @@ import aiosqlite
 from gateway import config
 from gateway.model import SCOPES, Account, AccountKind, Clock, Role
 from gateway.problem import Problem
+from gateway.store import records
 from gateway.store.decode import (
     TOKEN,
     TOKEN_COLUMNS,
@@ -60,6 +61,7 @@ from gateway.store.people import People
 from gateway.store.rows import (
     MAX_PAGE,
     MAX_REASON_CHARS,
+    MAX_RECORDS,
     CredentialRow,
     Kept,
     KeyUse,
@@ -277,6 +279,7 @@ class SqliteStore:
         networks: Iterable[str] | None = None,
         key_id: str | None = None,
         not_before: int | None = None,
+        personal_records_per_day: int | None = None,
         sealed: Sealed | None = None,
     ) -> TokenRow:
         now = int(self._clock())
@@ -290,6 +293,10 @@ class SqliteStore:
             raise Problem("invalid-input", "A token expires later than now")
         if not_before is not None and not 0 <= not_before < expires_at:
             raise Problem("invalid-input", "A token begins before it expires")
+        if personal_records_per_day is not None and not 0 < personal_records_per_day <= MAX_RECORDS:
+            raise Problem(
+                "invalid-input", "A token that is limited to no record at all needs no scope for any"
+            )
 
         async def body(db: aiosqlite.Connection) -> TokenRow:
             await refuse_repeated(db, sealed)
@@ -315,6 +322,7 @@ class SqliteStore:
                     new_token_id(), jti_digest, owner_id, owners[0][1], description, folded(description),
                     " ".join(scope for scope in SCOPES if scope in granted), now, ends, made_by,
                     outlives_maker, bootstrap, as_json(kept_accounts), as_json(kept_networks), not_before,
+                    personal_records_per_day,
                 ),
             )  # fmt: skip
             await signed(db, jti_digest, key_id)
@@ -536,6 +544,20 @@ class SqliteStore:
         except _FAULTS as error:
             _unavailable("uses", error)
             return {}
+
+    # --- personal records of a day
+
+    async def take_records(self, token_id: str, count: int, *, at: int) -> int | None:
+        values = records.of(bindable(token_id), when(at), count)
+        return await self._write("take_records", lambda db: records.take(db, values))
+
+    async def give_records_back(self, token_id: str, count: int, *, at: int) -> None:
+        values = records.of(bindable(token_id), when(at), count)
+        await self._write("give_records_back", lambda db: records.give_back(db, values))
+
+    async def records_left(self, token_id: str, *, at: int) -> int | None:
+        values = records.of(bindable(token_id), when(at))
+        return await self._read("records_left", records.LEFT, values, records.left)
 
     # --- signing keys and upstream credentials
 

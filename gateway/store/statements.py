@@ -51,8 +51,8 @@ SAME_DESCRIPTION = """
 INSERT_TOKEN = f"""
     INSERT INTO tokens AS t
         (id, jti_digest, owner_id, network, description, folded, scopes, created_at, expires_at, made_by,
-         outlives_maker, bootstrap, accounts, networks, not_before)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+         outlives_maker, bootstrap, accounts, networks, not_before, personal_records_per_day)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     RETURNING {TOKEN.replace("t.", "")}
 """  # noqa: S608
 SIGNED = "INSERT INTO signatures (jti_digest, key_id) VALUES (?, ?)"

@@ -16,7 +16,8 @@ MANAGE = ("transactions:read", "tokens:manage")
 SHOWN = {
     "id", "description", "scopes", "state", "owner", "created_at", "expires_at", "exposed_at", "rotate_by",
     "deleted_at", "deleted_by", "delete_reason", "made_by", "outlives_maker", "bootstrap",
-    "allowed_networks", "accounts", "not_before", "rotated_at", "overlap_until", "paused_at", "paused_by",
+    "allowed_networks", "accounts", "personal_records_per_day",
+    "not_before", "rotated_at", "overlap_until", "paused_at", "paused_by",
     "last_used_at", "last_used_from", "last_used_for", "old_secret_used_at", "uses_24h", "uses_30d",
 }  # fmt: skip
 

@@ -223,6 +223,8 @@ async def test_of_many_equal_descriptions_at_once_one_is_made(store: Store) -> N
         {"accounts": ["agency:1"]},
         {"networks": ["192.0.2.1/24"]},
         {"networks": ["anywhere"]},
+        {"personal_records_per_day": 0},
+        {"personal_records_per_day": 10**9 + 1},
     ],
     ids=ascii,
 )
@@ -494,6 +496,72 @@ async def test_a_token_that_has_not_begun_is_not_made_to_end_before_it_does(stor
     await assert_problem("invalid-input", rotate(store, token, expires_at=NOW + 50))
     maker = await a_token(store, owner, expires_at=NOW + 40)
     await assert_problem("invalid-input", a_token(store, owner, made_by=maker.id, not_before=NOW + 50))
+
+
+# --- personal records of a day
+
+
+async def test_a_token_is_given_so_many_personal_records_a_day_and_no_more(store: Store) -> None:
+    token = await a_token(store, await a_user(store), personal_records_per_day=100)
+    assert token.personal_records_per_day == 100
+    assert await store.take_records(token.id, 60, at=NOW) is None
+    assert await store.take_records(token.id, 41, at=NOW) == 40
+    assert await store.records_left(token.id, at=NOW) == 40
+    await store.give_records_back(token.id, 25, at=NOW)
+    assert await store.records_left(token.id, at=NOW) == 65
+    tomorrow = (NOW // DAY + 1) * DAY
+    assert await store.records_left(token.id, at=tomorrow - 1) == 65
+    assert await store.records_left(token.id, at=tomorrow) == 100
+
+
+async def test_who_is_not_limited_takes_what_they_like_and_nobody_is_given_more_by_giving_back(
+    store: Store,
+) -> None:
+    owner = await a_user(store)
+    free, token = await a_token(store, owner), await a_token(store, owner, personal_records_per_day=5)
+    assert await store.take_records(free.id, 10**9, at=NOW) is None
+    assert await store.records_left(free.id, at=NOW) is None
+    await store.give_records_back(token.id, 10, at=NOW)
+    assert await store.records_left(token.id, at=NOW) == 5
+
+
+async def test_what_is_given_to_a_token_is_given_to_those_it_was_made_by(store: Store) -> None:
+    owner = await a_user(store)
+    maker = await a_token(store, owner, personal_records_per_day=10)
+    one, other = [await a_token(store, owner, made_by=maker.id, personal_records_per_day=8) for _ in "12"]
+    unbounded = await a_token(store, owner, made_by=maker.id)
+    assert await store.take_records(one.id, 7, at=NOW) is None
+    assert await store.take_records(other.id, 4, at=NOW) == 3
+    assert await store.take_records(unbounded.id, 4, at=NOW) == 3
+    assert await store.take_records(other.id, 3, at=NOW) is None
+    assert [await store.records_left(each.id, at=NOW) for each in (maker, one, other)] == [0, 0, 0]
+    await store.give_records_back(one.id, 2, at=NOW)
+    assert [await store.records_left(each.id, at=NOW) for each in (maker, one, other)] == [2, 2, 2]
+
+
+async def test_of_many_who_take_at_once_as_many_succeed_as_there_are_records(store: Store) -> None:
+    token = await a_token(store, await a_user(store), personal_records_per_day=35)
+    took = await asyncio.gather(*(store.take_records(token.id, 10, at=NOW) for _ in range(12)))
+    assert took.count(None) == 3
+    assert set(took) == {None, 5}
+
+
+async def test_what_was_given_is_kept_of_today_and_yesterday_alone(store: Store, tmp_path: Path) -> None:
+    token = await a_token(store, await a_user(store), personal_records_per_day=10)
+    for day in range(4):
+        assert await store.take_records(token.id, 10, at=NOW + day * DAY) is None
+    await store.give_records_back(token.id, 4, at=NOW + 2 * DAY)
+    assert await store.records_left(token.id, at=NOW + 2 * DAY) == 4
+    assert await store.records_left(token.id, at=NOW + DAY) == 10
+
+
+async def test_a_rotated_token_has_been_given_what_it_was_given(store: Store) -> None:
+    token = await a_token(store, await a_user(store), personal_records_per_day=10)
+    await store.take_records(token.id, 4, at=NOW)
+    rotated = await rotate(store, token)
+    assert rotated is not None
+    assert rotated.personal_records_per_day == 10
+    assert await store.records_left(token.id, at=NOW) == 6
 
 
 @pytest.mark.parametrize(

@@ -339,7 +339,13 @@ async def test_what_is_erased_is_overwritten_whatever_sqlite_was_built_with(stor
 # --- migrations
 
 
-RELEASED = ("202f22e7b396bf39", "b1ccfd62e853d47b", "40f5fe826c666fde", "d35a9a2178edd0c0")
+RELEASED = (
+    "202f22e7b396bf39",
+    "b1ccfd62e853d47b",
+    "40f5fe826c666fde",
+    "d35a9a2178edd0c0",
+    "7a6c6ccfd3bf3a12",
+)
 
 
 def test_a_released_step_is_never_edited_only_followed() -> None:

@@ -102,6 +102,12 @@ def test_omitted_members_get_the_closed_defaults():
         ({"accounts": ["advertiser:"]}, "accounts"),
         ({"accounts": ["publisher:706"]}, "accounts"),
         ({"accounts": ["advertiser:706", "advertiser:706"]}, "accounts"),
+        ({"personal_records_per_day": 0}, "personal_records_per_day"),
+        ({"personal_records_per_day": -5}, "personal_records_per_day"),
+        ({"personal_records_per_day": 1.5}, "personal_records_per_day"),
+        ({"personal_records_per_day": True}, "personal_records_per_day"),
+        ({"personal_records_per_day": "9"}, "personal_records_per_day"),
+        ({"personal_records_per_day": 10**9 + 1}, "personal_records_per_day"),
         ({"outlives_maker": 1}, "outlives_maker"),
         ({"outlives_maker": None}, "outlives_maker"),
         ({"scope": ["network:read"]}, "scope"),
@@ -209,6 +215,15 @@ def test_accounts_lie_within_the_makers():
     assert ask(maker).accounts == ("advertiser:706", "advertiser:707")
     assert ask(maker, accounts=["advertiser:707"]).accounts == ("advertiser:707",)
     assert refused(maker, accounts=["advertiser:707", "network:33"]) == ("beyond-maker", "accounts")
+
+
+def test_personal_records_are_no_more_than_the_makers():
+    maker = replace(MAKER, personal_records_per_day=100)
+    assert ask(maker).personal_records_per_day == 100
+    assert ask(maker, personal_records_per_day=7).personal_records_per_day == 7
+    assert refused(maker, personal_records_per_day=101) == ("beyond-maker", "personal_records_per_day")
+    assert ask().personal_records_per_day is None
+    assert ask(personal_records_per_day=10**9).personal_records_per_day == 10**9
 
 
 def test_a_bootstrap_token_stands_for_its_owner_and_bounds_nothing():

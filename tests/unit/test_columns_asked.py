@@ -176,3 +176,32 @@ def test_upstream_is_asked_for_one_csv_whatever_the_client_wants():
         "force_quotes": "0",
     }  # fmt: skip
     assert sent("", "csv").keys() == sent("column_separator=;", "csv").keys()
+
+
+# -- what the answer may be
+
+
+@pytest.mark.parametrize(
+    ("query", "rows"),
+    [
+        ("", 1000), ("limit=7", 7), ("limit=9999", 4000), ("limit=", 1000), ("transaction_id=0A-1", 1),
+        ("transaction_id=0A-1&limit=50", 1), ("transaction_id=&limit=50", 50), ("call_record_id=0B", 1000),
+    ],
+)  # fmt: skip
+def test_how_many_rows_an_answer_may_have_is_known_before(query, rows):
+    assert rewrite(query, "json", "network", PUBLIC).rows == rows
+
+
+@pytest.mark.parametrize(
+    ("names", "reveal", "personal"),
+    [
+        ("duration,city", PUBLIC, False),
+        ("duration,city", PII, True),
+        ("duration,sale_amount", ALL, False),
+        (f"duration,{CUSTOM_COLUMNS}", PII, True),
+        ("duration,custom_data", PUBLIC, False),
+        ("duration,custom_data", PII, True),
+    ],
+)
+def test_rows_are_personal_records_where_a_revealed_personal_column_is_asked_for(names, reveal, personal):
+    assert rewrite(f"include_columns={names}", "json", "network", reveal).personal == personal

@@ -30,7 +30,8 @@ model problem tomlfile config command
 tokens once finder target headers body operation fields filter grammar refusals replacing
 words shipped columns policyfile policy shapes strip shield table compile proof cases
 contract mutation matrix difference replay matrixpage load ratelimit metrics shadow
-reply connection upstream fullset store scan audit lastuse credentials verdicts authenticate issue passwords signin
+reply connection upstream fullset store scan audit lastuse budget credentials verdicts authenticate issue passwords
+signin
 inforce exchange ops flow selfservice oauth admin lean wire selftest
 app reload serve sandbox demo policycli scancli keyscli usercli cli __main__
 """)
