@@ -18,6 +18,7 @@ from argon2 import PasswordHasher
 from gateway import admin, wire
 from gateway.audit import Recorder
 from gateway.authenticate import Authenticator
+from gateway.budget import Budgets
 from gateway.config import Config, Listen, SideListener
 from gateway.config import Upstream as UpstreamSettings
 from gateway.credentials import Credentials, LiveCredentials, configured
@@ -62,6 +63,7 @@ class Gateway:
     exchanges: Exchanges
     metrics: Metrics
     uses: LastUse
+    budgets: Budgets
     passwords: Passwords
     lean: Lean | None
     credentials: LiveCredentials | None
@@ -121,6 +123,7 @@ class Gateway:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.upstream.close()
         await self.uses.flush()
+        await self.budgets.close()
         self.passwords.close()
         await self.store.close()
         self.recorder.close()
@@ -216,6 +219,7 @@ async def build(
     exchanges = Exchanges(recorder, authenticator, metrics, config.tokens.exposed_hours, clock, uses)
     upstream = Upstream(config.upstream)
     rate = RateLimit("token", limits.requests_per_minute, time.monotonic)
+    budgets = Budgets(store, clock)
     flow = Flow(
         exchanges=exchanges,
         authenticator=authenticator,
@@ -230,6 +234,7 @@ async def build(
         shadow=Shadow(metrics),
         shield=Shield(config.upstream.url, config.public_url),
         full_sets=FullSets(upstream),
+        budgets=budgets,
     )
     issuer = Issuer(store, keys, config.public_url, clock)
     passwords = Passwords(hasher)
@@ -244,6 +249,7 @@ async def build(
         exchanges=exchanges,
         metrics=metrics,
         uses=uses,
+        budgets=budgets,
         passwords=passwords,
         lean=await _lean(config, flow, live, metrics),
         credentials=live,

@@ -43,14 +43,17 @@ class Filter(Protocol):
 class Guard(Protocol):
     """What protects the answers to one call. It belongs to no single answer, and may be kept.
 
-    `unit` is what is counted in the receipt: columns, fields.
+    `filters`: a body may have to be changed; otherwise its head is looked at, and it passes as it comes.
     """
 
-    unit: str
+    filters: bool
 
     def fields(self, reply: Sequence[tuple[bytes, bytes]]) -> tuple[tuple[bytes, bytes], ...]:
         """Headers that the answer gets besides those that travel. Raises: Problem for a head whose body cannot be
         read: another media type, another charset."""
+
+    def receipt(self, tally: Tally | None) -> Headers:
+        """The header that says what the answer lacks: of the whole of it, or without a tally what is known before."""
 
     def clean(self, body: bytes) -> bool:
         """Whether a whole body passes as it is. Quick: it is asked of every answer."""

@@ -1,17 +1,20 @@
 """One proxied request, its steps in reading order.
 
-receive -> authenticate -> identify the operation -> decide -> limit -> read the body -> check what it would
-remove -> forward -> protect the answer
+receive -> authenticate -> identify the operation -> decide -> limit -> read the body -> write the query anew ->
+check what it would remove -> forward -> protect the answer
 
 Each step takes what the one before it made, so none can run early. The record is written by `exchange.py`,
-whatever happens. What is judged is what goes upstream, to the byte; what cannot be judged goes nowhere.
+whatever happens. What is judged is what goes upstream, to the byte; what cannot be judged goes nowhere. Only the
+query of a Transactions request is none of the client's bytes: it is written from what was understood of them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from aiohttp import web
 
@@ -19,15 +22,17 @@ from gateway import headers, target
 from gateway.audit import Recorder
 from gateway.authenticate import Authenticator
 from gateway.body import Body
+from gateway.budget import Budgets
+from gateway.columns import guard as columns
 from gateway.config import Limits
 from gateway.connection import UpstreamRequest
 from gateway.credentials import Credentials
 from gateway.exchange import EVENT, HEAD, TARGET, Exchanges, break_off, too_large
-from gateway.filter import Filter, Guard, Unfilterable, receipt, unreadable
+from gateway.filter import Filter, Guard, Unfilterable, unreadable
 from gateway.fullset import FullSets
 from gateway.inforce import Policies
 from gateway.load import Sets
-from gateway.model import AuditEvent, Call, Decision, Moment, Principal, Relation
+from gateway.model import AuditEvent, Call, ColumnClass, Decision, Moment, Principal, Relation
 from gateway.operation import Catalogue
 from gateway.policy import relation
 from gateway.problem import Headers, Problem
@@ -63,6 +68,7 @@ class Flow:
     shadow: Shadow
     shield: Shield
     full_sets: FullSets
+    budgets: Budgets
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one request on `/api/`, or refuse it by a Problem that names why."""
@@ -80,9 +86,9 @@ class Flow:
             principal = event.principal = await self.authenticator.principal(head.authorization, event.client)
             await self.decide(event, principal, call, sets)
             await self.within(principal, sent)
-        prepared = self.prepare(request.method, wanted.raw, request.raw_headers, principal, call, sent.raw)
-        guard = self.guard(event, principal, call, sets)
-        async with AsyncExitStack() as held:
+        asked, guard = self.protection(call, wanted.raw, self.seen(event, principal, sets), sets)
+        prepared = self.prepare(request.method, asked, request.raw_headers, principal, call, sent.raw)
+        async with self.budgeted(principal, guard) as guard, AsyncExitStack() as held:
             if call.operation.effect != "read":
                 await self._before_writing(held, request, principal, call, sent)
             async with self.upstream.open(prepared) as reply:
@@ -148,11 +154,41 @@ class Flow:
                     "account-not-allowed", f"The body names another account, by its {named.kind} id."
                 )
 
-    def guard(self, event: AuditEvent, principal: Principal, call: Call, sets: Sets) -> Guard | None:
-        """What protects the answer, once the call was decided. None: nothing has to."""
+    def seen(self, event: AuditEvent, principal: Principal, sets: Sets) -> frozenset[ColumnClass]:
+        """The classes of columns that this principal may see, once the call was decided."""
         assert event.relation is not None  # deciding sets it
-        moment = Moment(event.began, event.client)
-        return self.shield.guard(call, sets.enforced.visible(principal, event.relation, moment))
+        return sets.enforced.visible(principal, event.relation, Moment(event.began, event.client))
+
+    def protection(
+        self, call: Call, raw: str, seen: frozenset[ColumnClass], sets: Sets
+    ) -> tuple[str, Guard | None]:
+        """The target as it goes upstream, and what protects the answer (None: nothing has to).
+
+        The path is that of `raw`, to the byte. Raises: Problem "bad-parameter", "columns-withheld".
+        """
+        if call.operation.api != "transactions":
+            return raw, self.shield.guard(call, seen)
+        path, _, query = raw.partition("?")
+        guard = columns.protect(call, query, sets.enforced.classes.reveal(seen))
+        return f"{path}?{guard.asked.query}", guard
+
+    @asynccontextmanager
+    async def budgeted(self, principal: Principal, guard: Guard | None) -> AsyncIterator[Guard | None]:
+        """The guard, bounded by the personal records that the token may still be given today.
+
+        Raises: Problem "budget-spent", "store-unavailable".
+        """
+        if not counted(guard, principal):
+            yield guard
+            return
+        rows = guard.asked.rows if guard.asked.personal else 0
+        taken = await self.budgets.take(principal, rows) if rows else None
+        bounded = columns.BoundedGuard(guard, rows)
+        try:
+            yield bounded
+        finally:
+            if taken is not None:
+                self.budgets.settle(taken, bounded.given)
 
     async def decide(self, event: AuditEvent, principal: Principal, call: Call, sets: Sets) -> None:
         """Let this principal's call go on, by the sets its request began with. Raises: the Problem of the refusal."""
@@ -209,7 +245,7 @@ class Flow:
             travelling += guard.fields(reply.headers)
         response.headers.extend((name.decode(), value.decode()) for name, value in travelling)
         response.headers.extend((*spent, ("Via", headers.VIA)))
-        if guard is not None:
+        if guard is not None and guard.filters:
             await self._protected(request, event, reply, response, guard)
             return response
         response.content_length = reply.length if reply.status != 204 else None
@@ -236,12 +272,13 @@ class Flow:
         try:
             shown = await _first_shown(reply, first, opened)
             if shown is not None:
+                response.headers.extend(guard.receipt(None))
                 await response.prepare(request)
                 await self._stream(request, event, reply, response, opened, shown)
                 return
             last = opened.close()
             response.content_length = len(last)
-            response.headers.extend(receipt(opened.tally.withheld, guard.unit))
+            response.headers.extend(guard.receipt(opened.tally))
             await response.prepare(request)
             await self._write(event, response, last)
         except Unfilterable:
@@ -279,6 +316,15 @@ class Flow:
             async with asyncio.timeout(self.limits.body_timeout_s):
                 await response.write(shown)
             event.bytes_out += len(shown)
+
+
+def counted(guard: Guard | None, principal: Principal) -> TypeGuard[columns.ColumnsGuard]:
+    """Whether what an answer holds counts against the personal records that a token may be given in a day."""
+    return (
+        principal.personal_records_per_day is not None
+        and isinstance(guard, columns.ColumnsGuard)
+        and "pii" in guard.reveal.revealed
+    )
 
 
 def require(decision: Decision, principal: Principal, call: Call) -> None:

@@ -27,8 +27,8 @@ from aiohttp.http_parser import RawRequestMessage
 from gateway import headers, target
 from gateway.connection import Connection, UpstreamRequest
 from gateway.exchange import Exchanges, standing_fields
-from gateway.filter import Filter, Guard, Unfilterable, receipt, unreadable
-from gateway.flow import Flow, asks_the_store, flows, reaches
+from gateway.filter import Filter, Guard, Unfilterable, unreadable
+from gateway.flow import Flow, asks_the_store, counted, flows, reaches
 from gateway.load import Sets
 from gateway.model import AuditEvent, Call, Decision, Moment, Principal, Relation
 from gateway.policy import relation
@@ -183,13 +183,16 @@ class Lean:
         decision = table.decide(principal, call.operation, related, moment)
         if not decision.allowed or not reaches(principal, call):
             return None
-        request = flow.prepare("GET", raw, message.raw_headers, principal, call, b"")
+        wanted, guard = flow.protection(call, raw, table.visible(principal, related, moment), sets)
+        if counted(guard, principal):  # the store has to be asked
+            return None
+        request = flow.prepare("GET", wanted, message.raw_headers, principal, call, b"")
         asked = (principal.owner, call.operation, related, principal.token_id)
         return Plan(
             message, head.authorization, head.forwarded_for, principal, call, related, decision,
             request, flow.upstream.encode(request), _lines((*standing_fields(principal), ("Via", headers.VIA))),
             sets, table.steady(*asked) and (tried is None or tried.steady(*asked)),
-            flow.shield.guard(call, table.visible(principal, related, moment)),
+            guard,
             flow.shadow.judge(tried, principal, call.operation, related, moment),
         )  # fmt: skip
 
@@ -248,7 +251,7 @@ class Exchange:
                 self._state, guard, more = FLOWING, self._plan.guard, b""
                 if guard is not None and status != 204:
                     more = _pairs(guard.fields(reply))
-                    if not guard.clean(body):
+                    if guard.filters and not guard.clean(body):
                         # How it came changes nothing of the answer: as if it had come in pieces.
                         self._filter_on(guard, status, reply, more)
                         self._feed(body)
@@ -266,12 +269,14 @@ class Exchange:
         try:
             self.event.upstream_status = status
             if flows(status, reply):
-                guard = self._plan.guard
+                guard, more = self._plan.guard, b""
                 if guard is not None:  # a 204 is always whole
-                    self._filter_on(guard, status, reply, _pairs(guard.fields(reply)))
-                    return
+                    more = _pairs(guard.fields(reply))
+                    if guard.filters:
+                        self._filter_on(guard, status, reply, more)
+                        return
                 self._state = FLOWING if length is not None else CHUNKED
-                self._client.send(self._head(status, reply, length, length is None))
+                self._client.send(self._head(status, reply, length, length is None, more))
             else:
                 self._state = LOOKED_AT
         except Problem as problem:
@@ -364,6 +369,8 @@ class Exchange:
         if self._kept_head is not None:
             status, reply, more = self._kept_head
             self._kept_head = None
+            assert self._plan.guard is not None  # which made the filter
+            more += _lines(self._plan.guard.receipt(None))
             self._client.send(self._head(status, reply, None, True, more))
         self.event.bytes_out += len(shown)
         self._client.send(b"%x\r\n%b\r\n" % (len(shown), shown))
@@ -380,7 +387,7 @@ class Exchange:
         if self._kept_head is not None:
             status, reply, more = self._kept_head
             self.event.bytes_out = len(last)
-            more += _lines(receipt(opened.tally.withheld, guard.unit))
+            more += _lines(guard.receipt(opened.tally))
             self._client.send(self._head(status, reply, len(last), False, more) + last)
         else:
             if last:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import cedarpy
@@ -52,7 +53,7 @@ from gateway.words import NO_ACCOUNT, WEEKDAYS
 __all__ = [
     "ANY_MOMENT", "REVEALED_BY", "Asked", "Considered", "Engine", "Explanation", "Invariant", "PolicySet", "Situation",
     "UncleanAnswer", "decision_as_dict", "explanation_as_dict", "explanation_text", "packaged",
-    "refused_before_as_dict", "relation", "short", "situation", "withheld",
+    "refused_before_as_dict", "relation", "short", "situation",
 ]  # fmt: skip
 
 LOG = logging.getLogger("gateway.policy")
@@ -66,6 +67,8 @@ REVEALED_BY: Mapping[ColumnClass, str | None] = {
     "financial": "reveal:financial",
 }
 """The scope that a token needs to see the columns of a class; None for none."""
+
+NOTHING: Mapping[str, int] = MappingProxyType({})
 
 Asked = Operation | ColumnClass
 """What a policy is asked about: an operation to call, or a class of columns to see."""
@@ -375,13 +378,13 @@ def _when(moment: Moment) -> dict[str, Any]:
 # --- Explanations --------------------------------------------------------------------------------------------
 
 
-def explanation_as_dict(explanation: Explanation, withheld: Sequence[str] = ()) -> dict[str, object]:
-    """What `policy explain --json` prints. `withheld` are the column classes the answer would lack."""
+def explanation_as_dict(explanation: Explanation, withheld: Mapping[str, int] = NOTHING) -> dict[str, object]:
+    """What `policy explain --json` prints. `withheld`: how many columns of each class the answer would lack."""
     return decision_as_dict(explanation.decision, explanation.operation, withheld)
 
 
 def decision_as_dict(
-    decision: Decision, operation: Operation, withheld: Sequence[str] = ()
+    decision: Decision, operation: Operation, withheld: Mapping[str, int] = NOTHING
 ) -> dict[str, object]:
     """A decision in the JSON of `policy explain` and of `POST /gateway/can`."""
     document: dict[str, object] = {"decision": "allow" if decision.allowed else "deny"}
@@ -402,14 +405,9 @@ def decision_as_dict(
         for p in decision.policies
     ]
     document["withheld"] = list(withheld)
+    if withheld:
+        document["withheld_columns"] = dict(withheld)
     return document
-
-
-def withheld(operation: Operation, seen: frozenset[ColumnClass]) -> tuple[ColumnClass, ...]:
-    """The column classes that an answer of this operation lacks, when only these are seen: Transactions have any."""
-    if operation.api != "transactions" or operation.effect != "read":
-        return ()
-    return tuple(name for name in COLUMN_CLASSES if name not in seen)
 
 
 def refused_before_as_dict(problem: Problem) -> dict[str, object]:
@@ -423,7 +421,7 @@ def refused_before_as_dict(problem: Problem) -> dict[str, object]:
     }
 
 
-def explanation_text(explanation: Explanation, withheld: Sequence[str] = ()) -> str:
+def explanation_text(explanation: Explanation, withheld: Mapping[str, int] = NOTHING) -> str:
     """What `policy explain` prints: the decision, what is behind it, and how every policy stood to it."""
     decision, operation = explanation.decision, explanation.operation
     lines = [
@@ -445,7 +443,8 @@ def explanation_text(explanation: Explanation, withheld: Sequence[str] = ()) -> 
         lines.append("  no policy permits it; nearest:")
         lines += (f"    {n.policy.id}, but for: {' and '.join(n.failed)}" for n in nearest)
     if withheld:
-        lines.append(f"  withheld from the answer: {', '.join(withheld)}")
+        columns = ", ".join(f"{name} ({number} columns)" for name, number in withheld.items())
+        lines.append(f"  withheld from the answer: {columns}")
     if explanation.considered:
         lines.append("  every policy:")
         width = max(len(c.policy.id) for c in explanation.considered)

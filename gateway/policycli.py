@@ -31,12 +31,12 @@ from gateway.command import wrong as _wrong
 from gateway.model import (
     ACCOUNT_KINDS,
     APIS,
-    COLUMN_CLASSES,
     EFFECTS,
     RELATIONS,
     ROLES,
     SCOPES,
     Account,
+    Decision,
     Moment,
     Operation,
     Owner,
@@ -219,8 +219,15 @@ def _add_explain(group: Any, which: argparse.ArgumentParser) -> None:
 
 def _explain(options: argparse.Namespace) -> int:
     from gateway import target
+    from gateway.columns.guard import protect
     from gateway.matrix import returns_columns
-    from gateway.policy import explanation_as_dict, explanation_text, refused_before_as_dict, relation
+    from gateway.policy import (
+        decision_as_dict,
+        explanation_as_dict,
+        explanation_text,
+        refused_before_as_dict,
+        relation,
+    )
 
     method, _, path = options.request.strip().partition(" ")
     network = options.account if options.kind == "network" else options.network or ""
@@ -241,10 +248,17 @@ def _explain(options: argparse.Namespace) -> int:
     call = catalogue.with_keys(call, {*options.body_key, *wanted.query_names})
     related = relation(owner, call.operation, call.account_id, options.account_network)
     explanation = policies.explain(principal, call.operation, related, moment)
-    withheld: list[str] = []
+    withheld: dict[str, int] = {}
     if explanation.decision.allowed and returns_columns(call.operation):
-        visible = table.visible(principal, related, moment)
-        withheld = [name for name in COLUMN_CLASSES if name not in visible]
+        reveal = table.classes.reveal(table.visible(principal, related, moment))
+        try:
+            withheld = protect(call, wanted.raw.partition("?")[2], reveal).asked.withheld
+        except Problem as problem:  # policies let it pass, and what it asks for is none
+            if options.json:
+                _print(decision_as_dict(Decision(False, (), problem.kind), call.operation))
+            else:
+                print(f"deny ({problem.kind}): {problem.detail}\n  the policies allow {call.operation.id}")
+            return DONE
     if options.json:
         _print(explanation_as_dict(explanation, withheld))
     else:

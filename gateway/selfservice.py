@@ -13,14 +13,15 @@ from typing import Any
 from aiohttp import web
 
 from gateway import headers, target
+from gateway.columns.guard import ColumnsGuard
 from gateway.exchange import EVENT, HEAD, rfc3339
-from gateway.flow import Flow, refuse_body, require
+from gateway.flow import Flow, counted, refuse_body, require
+from gateway.load import Sets
 from gateway.model import Decision, Moment, Principal
 from gateway.ops import serve_only
-from gateway.policy import decision_as_dict, refused_before_as_dict, withheld
+from gateway.policy import decision_as_dict, refused_before_as_dict
 from gateway.problem import Problem
 from gateway.ratelimit import RateLimit
-from gateway.table import Table
 
 MAX_QUESTIONS = 100
 MAX_ASKED_BYTES = 65_536
@@ -60,7 +61,11 @@ class SelfService:
                 "role": owner.role,
                 "accounts": None if principal.accounts is None else sorted(principal.accounts),
                 "allowed_networks": None if principal.networks is None else [*map(str, principal.networks)],
-                "limits": {"requests_per_minute": self.flow.limits.requests_per_minute or None},
+                "limits": {
+                    "requests_per_minute": self.flow.limits.requests_per_minute or None,
+                    "personal_records_per_day": principal.personal_records_per_day,
+                    "personal_records_left": await self.flow.budgets.left(principal),
+                },
             },
             headers={"Gateway-Answer": "ok"},
         )
@@ -77,12 +82,12 @@ class SelfService:
         limits = self.flow.limits
         bounded = replace(limits, max_body_bytes=min(limits.max_body_bytes, MAX_ASKED_BYTES))
         document = (await self.flow.exchanges.receive_json(request, bounded)).document
-        questions, event, table = read(document), request[EVENT], self.flow.policies.table
-        event.policy_digest = table.digest
+        questions, event, sets = read(document), request[EVENT], self.flow.policies.sets
+        event.policy_digest = sets.enforced.digest
         for question in questions:  # one by one: in a long body, what hides in an encoding was not looked for
             await self.flow.exchanges.refuse_exposed(question.path, "body", event)
         host, moment = request[HEAD].host, Moment(event.began, event.client)
-        answers = [await self._answer(principal, question, host, table, moment) for question in questions]
+        answers = [await self._answer(principal, question, host, sets, moment) for question in questions]
         return web.json_response(
             {"answers": answers} if "requests" in document else answers[0], headers={"Gateway-Answer": "ok"}
         )
@@ -96,10 +101,11 @@ class SelfService:
         return principal
 
     async def _answer(
-        self, principal: Principal, question: Question, host: str, table: Table, moment: Moment
+        self, principal: Principal, question: Question, host: str, sets: Sets, moment: Moment
     ) -> dict[str, object]:
         """The steps of `Flow.handle`, up to the one that would spend or send something."""
         flow, call, decision = self.flow, None, Decision(False)
+        guard, table = None, sets.enforced
         try:
             headers.judge(question.method, (1, 1), ((b"Host", b"gateway"),))
             wanted = target.judge(question.path, host, flow.limits.max_target_bytes)
@@ -116,7 +122,11 @@ class SelfService:
                 call = flow.catalogue.with_keys(call, wanted.query_names.union(keys))
                 decision = table.decide(principal, call.operation, related, moment)
                 require(decision, principal, call)
+            seen = sets.enforced.visible(principal, related, moment)
+            _, guard = flow.protection(call, wanted.raw, seen, sets)
             flow.credentials.of(principal.owner.account)
+            if counted(guard, principal) and guard.asked.personal:
+                await flow.budgets.check(principal, guard.asked.rows)
         except Problem as problem:
             if problem.kind == "store-unavailable":  # then nothing is known of any of them
                 raise
@@ -125,8 +135,9 @@ class SelfService:
             if decision.allowed:  # refused for another reason, as which the proxy names no policy either
                 decision = Decision(False, (), problem.kind)
             return decision_as_dict(decision, call.operation)
-        seen = table.visible(principal, related, moment)
-        return decision_as_dict(decision, call.operation, withheld(call.operation, seen))
+        return decision_as_dict(
+            decision, call.operation, guard.asked.withheld if isinstance(guard, ColumnsGuard) else {}
+        )
 
 
 def read(document: Mapping[str, Any]) -> tuple[Question, ...]:

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from gateway.fields import Hosts, Look
-from gateway.filter import unreadable
+from gateway.filter import Tally, receipt, unreadable
 from gateway.model import Call, ColumnClass
+from gateway.problem import Headers
 from gateway.strip import Rules, Strip
 
 Fields = tuple[tuple[bytes, bytes], ...]
@@ -44,7 +45,7 @@ class Shield:
 class NetworkGuard:
     """A `filter.Guard` for replies of the Network Integration API."""
 
-    unit = "fields"
+    filters = True
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
@@ -69,6 +70,9 @@ class NetworkGuard:
         )
         # What is no address of the vendor's comes back as it is: none of the gateway's business, so not passed either.
         return None if led is None or not led.startswith(hosts.public + "/api/") else led.encode("latin-1")
+
+    def receipt(self, tally: Tally | None) -> Headers:
+        return () if tally is None else receipt(tally.withheld, "fields")
 
     def clean(self, body: bytes) -> bool:
         return self._look.clean(body)

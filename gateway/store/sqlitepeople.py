@@ -307,7 +307,7 @@ async def _first_token(
         INSERT_TOKEN,
         (
             new_token_id(), token.jti_digest, user_id, network, FIRST_TOKEN, folded(FIRST_TOKEN),
-            "tokens:manage", now, token.expires_at, None, False, True, None, None, None,
+            "tokens:manage", now, token.expires_at, None, False, True, None, None, None, None,
         ),
     )  # fmt: skip
     await signed(db, token.jti_digest, token.key_id)

@@ -127,7 +127,7 @@ def test_a_network_token_arrives_as_exactly_the_upstream_credential(demo):
 
 def test_an_advertisers_own_transactions_are_forwarded(demo):
     assert ask(demo.url, TX, demo.token("advertiser")).status == 200
-    assert demo.upstream.heads[-1].startswith(f"GET {TX} HTTP/1.1\r\n".encode())
+    assert demo.upstream.heads[-1].startswith(f"GET {TX}?include_columns=".encode())
     assert demo.upstream.fields(b"authorization") == [UPSTREAM_TOKEN.encode()]
 
 

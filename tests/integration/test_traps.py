@@ -135,9 +135,9 @@ async def test_a_target_with_two_readings_or_none_is_refused(gateway, upstream):
     [
         NI,
         NI + "?",
-        TRANSACTIONS + "?start_after_transaction_id=A1B2&limit=10",
-        TRANSACTIONS + "?t[]=Call&t[]=Post%20Call%20Event",
-        TRANSACTIONS + "?include_columns=%24invoca_custom_columns,a%2Cb&x=%2f%2F",
+        NI + "?start=A1B2&limit=10",
+        NI + "?t[]=Call&t[]=Post%20Call%20Event",
+        NI + "?query=%24invoca_custom_columns,a%2Cb&x=%2f%2F",
         BY_ID.format("a%40b"),
         BY_ID.format("a%C3%A9"),
         BY_ID.format("..a"),
@@ -146,6 +146,13 @@ async def test_a_target_with_two_readings_or_none_is_refused(gateway, upstream):
 async def test_what_was_judged_reaches_the_upstream_to_the_byte(gateway, upstream, target):
     await ask(gateway, head(f"GET {target} HTTP/1.1", token=gateway.tokens["network"]))
     assert [(seen.method, seen.target) for seen in upstream.journal] == [("GET", target)]
+
+
+async def test_of_a_transactions_request_nothing_but_the_path_goes_on_as_it_came(gateway, upstream):
+    target = TRANSACTIONS + "?limit=%31&transaction_type[]=Call&include_columns=duration,city&from=&to="
+    await ask(gateway, head(f"GET {target} HTTP/1.1", token=gateway.tokens["network"]))
+    expected = f"{TRANSACTIONS}?limit=1&transaction_type%5B%5D=Call&include_columns=duration"
+    assert [seen.target for seen in upstream.journal] == [expected]
 
 
 @pytest.mark.parametrize("authority", ["http://gw.test", "HTTP://GW.test", "https://gw.test"])

@@ -16,14 +16,42 @@ from tests.conftest import add_person
 from tests.integration.test_wire import JSON, NI, ONE, connect, head, quick
 from tests.property.test_fast_path_laws import LOOPS, QUICKLY, Both
 from tests.property.test_judging_laws import SEEDS, spellings
-from tests.upstream import BARE, answers
+from tests.upstream import BARE
 
 __all__ = ["quick"]
 
+READ = frozenset({"transactions:read"})
+TX = "/api/2020-10-01/networks/transactions/33.json"
+
+
+def empty(kind, body):
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return (head + body).encode()
+
+
+EMPTY = {
+    b"json": empty("application/json", "[]"),
+    b"csv": empty("text/csv", "duration\n"),
+    b"xml": empty("application/xml", "<Transactions></Transactions>"),
+}
 STRANGER = Account("network", "44", "44")
 ACCOUNTS = (NETWORK, ADVERTISER, AFFILIATE, OTHER_ADVERTISER, STRANGER)
 # Asked for as documented, spelled differently, or with a query; by the verbs of the APIs and by others.
-paths = st.sampled_from(SEEDS) | spellings() | st.sampled_from(SEEDS).map("{}?users[]=1&limit=2".format)
+TX_SEEDS = [path for path in SEEDS if "/transactions/" in path]
+columns = st.sampled_from(
+    ["duration", "city", "revenue", "$invoca_default_columns", "$invoca_custom_columns", "own", "custom_data"]
+)
+queries = st.builds(
+    "{}={}".format,
+    st.sampled_from(["include_columns", "exclude_columns", "limit", "from", "column_separator", "other"]),
+    st.lists(columns, max_size=4, unique=True).map(",".join),
+)
+paths = (
+    st.sampled_from(SEEDS)
+    | spellings()
+    | st.sampled_from(SEEDS).map("{}?users[]=1&limit=2".format)
+    | st.builds("{}?{}".format, st.sampled_from(TX_SEEDS), queries)
+)
 methods = st.sampled_from(["GET", "GET", "GET", "POST", "PUT", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS"])
 bodies = st.none() | st.lists(
     st.sampled_from(["name", "users", "sites", "oauth_token", "_method", "x" * 300, "access[token]"]),
@@ -42,7 +70,9 @@ class Asked(Both):
 
     @staticmethod
     async def then(peer):
-        await answers(BARE)(peer)
+        while True:
+            path = (await peer.request()).split()[1].partition(b"?")[0]
+            await peer.say(EMPTY[path.rpartition(b".")[2]] if b"/transactions/" in path else BARE)
 
     async def token(self, at, owner, scopes, accounts):
         account, role, administrator = owner
@@ -72,7 +102,8 @@ class Asked(Both):
             await line.send(head(f"{method} {path} HTTP/1.1", *fields, token=token) + body)
             heard = await line.answer(to_head=method == "HEAD")
         sent = [request.partition(b" ")[0].decode() for request in at.requests[before:]]
-        return answer.json, (heard.status, heard.headers.get("gateway-answer", ""), sent)
+        columns = heard.headers.get("gateway-withheld", "")
+        return answer.json, (heard.status, heard.headers.get("gateway-answer", ""), columns, sent)
 
 
 @LOOPS
@@ -82,6 +113,12 @@ def test_what_is_told_is_what_is_then_got(tmp_path, loop_factory):
         @QUICKLY
         @example(((NETWORK, "super", False), frozenset(SCOPES), None), "GET", NI, None)
         @example(((NETWORK, "super", False), frozenset(SCOPES), None), "PUT", ONE, ["users"])
+        @example(((NETWORK, "super", False), READ, None), "GET", TX, None)
+        @example(((NETWORK, "super", False), READ, None), "GET", f"{TX}?include_columns=city", None)
+        @example(
+            ((NETWORK, "super", False), READ, None), "GET", f"{TX}?include_columns=city,own,duration", None
+        )
+        @example(((NETWORK, "super", False), READ, None), "GET", f"{TX}?from=2026-01-01", None)
         @example(((NETWORK, "super", False), frozenset({"network:write"}), None), "PUT", ONE, ["users"])
         @example(((NETWORK, "member", False), frozenset(SCOPES), None), "PUT", ONE, ["users"])
         @example(((NETWORK, "super", False), frozenset(SCOPES), {"advertiser:706"}), "GET", NI, None)
@@ -93,11 +130,14 @@ def test_what_is_told_is_what_is_then_got(tmp_path, loop_factory):
             assume(path.startswith("/") and path.isascii() and path.isprintable() and " " not in path)
             for at in (both.short, both.general):
                 told, got = runner.run(both.told_and_got(at, who, method, path, keys))
-                *said, sent = got
+                *said, columns, sent = got
                 if told["decision"] == "allow":
                     # What replaces a stored set is sent once it was read, twice.
                     assert (said, sent[-1:]) == ([200, ""], [method]), told
                     assert sent[:-1] in ([], ["GET", "GET"]), told
+                    withheld = told.get("withheld_columns", {})
+                    assert columns == ", ".join(f"{name};columns={n}" for name, n in withheld.items()), told
+                    assert told["withheld"] == [*withheld]
                 else:
                     assert (said, sent) == ([KINDS[told["problem"]].status, told["problem"]], []), told
 

@@ -574,5 +574,8 @@ async def test_over_a_socket_what_arrives_upstream_is_what_was_sent(gateway, ups
         head = f"\r\nHost: gateway\r\nConnection: close\r\nAuthorization: Bearer {gateway.tokens['network']}\r\n\r\n"
         await gateway.raw(f"GET {path} HTTP/1.1{head}".encode("utf-8", "surrogateescape"), 1.0)
         if upstream.journal:
-            assert upstream.journal.pop().target == path
+            arrived = upstream.journal.pop().target
+            if "/transactions/" in path:  # whose query is written anew
+                arrived, path = arrived.partition("?")[0], path.partition("?")[0]
+            assert arrived == path
         assert not upstream.journal

@@ -301,7 +301,7 @@ def test_explain_survives_a_failed_evaluation(shipped):
 def test_an_explanation_as_a_script_reads_it(shipped):
     allowed = shipped.explain(a_principal(), CATALOGUE["network_read"], "own")
     [policy] = allowed.decision.policies
-    assert explanation_as_dict(allowed, ["pii"]) == {
+    assert explanation_as_dict(allowed, {"pii": 2}) == {
         "decision": "allow",
         "operation": "network_read",
         "policies": [
@@ -315,6 +315,7 @@ def test_an_explanation_as_a_script_reads_it(shipped):
             }
         ],
         "withheld": ["pii"],
+        "withheld_columns": {"pii": 2},
     }
     narrow = shipped.explain(a_principal("reveal:pii"), CATALOGUE["network_read"], "own")
     document = explanation_as_dict(narrow)

@@ -183,17 +183,59 @@ TRANSACTIONS = "GET /api/2020-10-01/networks/transactions/33.json"
 @pytest.mark.parametrize(
     ("scopes", "withheld"),
     [
-        ((), ["pii", "financial"]),
-        (("reveal:pii",), ["financial"]),
-        (("reveal:pii", "reveal:financial"), []),
+        ((), {"pii": 74, "financial": 12}),
+        (("reveal:pii",), {"financial": 12}),
+        (("reveal:pii", "reveal:financial"), {}),
     ],
 )
 def test_explain_tells_the_column_classes_that_are_withheld(run, scopes, withheld):
     given = [part for scope in ("transactions:read", *scopes) for part in ("--scope", scope)]
     who = ("--kind", "network", "--account", "33", "--role", "super")
-    assert json.loads(run("explain", "--json", *who, *given, TRANSACTIONS)[1])["withheld"] == withheld
+    told = json.loads(run("explain", "--json", *who, *given, TRANSACTIONS)[1])
+    assert (told["withheld"], told.get("withheld_columns", {})) == ([*withheld], withheld)
     text = run("explain", *who, *given, TRANSACTIONS)[1]
-    assert ("withheld from the answer: " + ", ".join(withheld) in text) == bool(withheld)
+    columns = ", ".join(f"{name} ({number} columns)" for name, number in withheld.items())
+    assert ("withheld from the answer: " + columns in text) == bool(withheld)
+
+
+@pytest.mark.parametrize(
+    ("query", "withheld", "problem"),
+    [
+        ("include_columns=duration,city,revenue,notes", {"pii": 2, "financial": 1}, None),
+        ("include_columns=duration", {}, None),
+        ("include_columns=city", {}, "columns-withheld"),
+        ("from=2026-01-01", {}, "bad-parameter"),
+    ],
+)
+def test_explain_tells_what_this_query_would_get(run, query, withheld, problem):
+    who = ("--kind", "network", "--account", "33", "--role", "super", "--scope", "transactions:read")
+    code, out, _ = run("explain", "--json", *who, f"{TRANSACTIONS}?{query}")
+    told = json.loads(out)
+    assert (code, told.get("withheld_columns", {}), told.get("problem")) == (0, withheld, problem)
+    assert (told["decision"] == "deny") == (problem is not None)
+    assert (problem or "allow") in run("explain", *who, f"{TRANSACTIONS}?{query}")[1]
+
+
+def test_explain_knows_the_operators_own_columns(run, own):
+    folder = own("")
+    (folder / "columns.toml").write_text('[public]\n"Visit Booked" = ["network"]\n')
+    who = (
+        "--kind",
+        "network",
+        "--account",
+        "33",
+        "--role",
+        "super",
+        "--scope",
+        "transactions:read",
+        "--json",
+    )
+    asked = f"{TRANSACTIONS}?include_columns=Visit%20Booked,duration"
+    assert json.loads(run("explain", *who, asked)[1])["withheld_columns"] == {"pii": 1}
+    assert json.loads(run("explain", "--local", str(folder), *who, asked)[1])["withheld"] == []
+    (folder / "columns.toml").write_text('[public]\ncity = ["network"]\n')
+    code, _, told = run("explain", "--local", str(folder), *who, asked)
+    assert (code, f"{folder / 'columns.toml'}:2: public.city: is pii" in told) == (1, True)
 
 
 def test_explain_withholds_nothing_where_there_is_no_answer_or_no_transactions(run):
