@@ -230,6 +230,8 @@ STEPS = (
     Step("Another advertiser's are not.", "advertiser", "GET", f"{TX}/advertisers/transactions/707.json"),
     Step("An affiliate reads theirs, as CSV.", "affiliate", "GET",
          f"{TX}/affiliates/transactions/808.csv?limit=2"),
+    Step("Callers' numbers and money are withheld.", "network", "GET",
+         f"{TX}/networks/transactions/33.json?limit=1&include_columns=transaction_id,calling_phone_number,revenue"),
     Step("The network reads an advertiser that is stored under it.", "network", "GET",
          f"{TX}/advertisers/transactions/706.json?limit=1"),
     Step("A write, with a body that is judged before it goes.", "network", "POST", f"{NI}/advertisers/demo-1.json",
@@ -288,10 +290,13 @@ class _Guide:
             raw = await answer.read()
             said = answer.headers.get("Gateway-Answer", "")
             request_id = answer.headers.get("Gateway-Request-Id", "")
+            withheld = answer.headers.get("Gateway-Withheld")
         document = _object(raw)
         who = step.who.replace("_", " ") or ("forged token" if step.bearer else "no token")
         print(f"{self._number:2}  {step.says}\n    {who}: {step.method} {_short(step.path)}")
         print(f"    → {answer.status} {await self._reason(said, document, request_id)}")
+        if withheld is not None:
+            print(f"    withheld: {withheld}")
         print(
             f"    upstream saw: {_seen(before, await self._arrived(), bearer, self._demo.upstream_token)}\n"
         )

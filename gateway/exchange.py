@@ -194,6 +194,8 @@ class Exchanges:
         self._metrics.count("exchanges", event.surface, event.status, event.problem or "")
         if event.shadow is not None:
             self._count_dissent(event)
+        for name in event.withheld or ():
+            self._metrics.count("withheld", name)
 
     def _count_dissent(self, event: AuditEvent) -> None:
         decision, dissent = event.decision, event.dissent

@@ -17,6 +17,7 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
         "Requests that the shadow policies would have decided otherwise, by outcome in force and in the shadow.",
         ("enforced", "shadow"),
     ),
+    "withheld": ("Answers from which something was withheld, by class.", ("class",)),
     "policy_reloads": ("Reloads of the policies, by outcome: loaded, refused, failed.", ("outcome",)),
     "exposed_tokens": ("Tokens of ours that arrived where none belongs.", ()),
 }

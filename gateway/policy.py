@@ -443,8 +443,8 @@ def explanation_text(explanation: Explanation, withheld: Mapping[str, int] = NOT
         lines.append("  no policy permits it; nearest:")
         lines += (f"    {n.policy.id}, but for: {' and '.join(n.failed)}" for n in nearest)
     if withheld:
-        columns = ", ".join(f"{name} ({number} columns)" for name, number in withheld.items())
-        lines.append(f"  withheld from the answer: {columns}")
+        columns = ", ".join(f"{number} {name}" for name, number in withheld.items())
+        lines.append(f"  columns withheld from the answer: {columns}")
     if explanation.considered:
         lines.append("  every policy:")
         width = max(len(c.policy.id) for c in explanation.considered)

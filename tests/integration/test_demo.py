@@ -258,7 +258,7 @@ def steps(program: Program) -> list[str]:
 
 def test_the_tour_numbers_its_steps_and_says_of_each_what_the_upstream_saw(tour):
     found = steps(tour)
-    assert [int(step.split()[0]) for step in found] == list(range(1, 20))
+    assert [int(step.split()[0]) for step in found] == list(range(1, 21))
     assert all(step.count("upstream saw: ") == 1 for step in found)
     assert all(re.search(r"^    → \d{3} ", step, re.MULTILINE) for step in found)
 
@@ -270,18 +270,23 @@ def test_the_tour_numbers_its_steps_and_says_of_each_what_the_upstream_saw(tour)
         (2, "403 denied by network-integration-for-network-users", "nothing"),
         (3, "200 allowed by own-transactions-read, and forwarded", "the gateway's credential"),
         (4, "403 denied by own-account-only", "nothing"),
-        (8, "403 denied by no-login-for-somebody-else", "nothing"),
-        (9, "401 no-credential", "nothing"),
-        (12, "400 credential-in-body", "nothing"),
-        (15, "403 on-behalf-of", "nothing"),
-        (17, "200 allowed by own-transactions-read, and forwarded", "the gateway's credential"),
-        (19, "401 invalid-token", "nothing"),
+        (9, "403 denied by no-login-for-somebody-else", "nothing"),
+        (10, "401 no-credential", "nothing"),
+        (13, "400 credential-in-body", "nothing"),
+        (16, "403 on-behalf-of", "nothing"),
+        (18, "200 allowed by own-transactions-read, and forwarded", "the gateway's credential"),
+        (20, "401 invalid-token", "nothing"),
     ],
 )
 def test_a_step_names_the_policies_that_decided_it(tour, number, verdict, saw):
     step = steps(tour)[number - 1]
     assert f"    → {verdict}\n" in step
     assert f"    upstream saw: {saw}" in step
+
+
+def test_the_tour_shows_what_is_withheld(tour):
+    assert "    withheld: pii;columns=1, financial;columns=1\n" in steps(tour)[5]
+    assert "withheld:" not in steps(tour)[0]
 
 
 def test_the_tour_ends_with_commands_that_can_be_copied(tour):

@@ -194,8 +194,8 @@ def test_explain_tells_the_column_classes_that_are_withheld(run, scopes, withhel
     told = json.loads(run("explain", "--json", *who, *given, TRANSACTIONS)[1])
     assert (told["withheld"], told.get("withheld_columns", {})) == ([*withheld], withheld)
     text = run("explain", *who, *given, TRANSACTIONS)[1]
-    columns = ", ".join(f"{name} ({number} columns)" for name, number in withheld.items())
-    assert ("withheld from the answer: " + columns in text) == bool(withheld)
+    columns = ", ".join(f"{number} {name}" for name, number in withheld.items())
+    assert ("columns withheld from the answer: " + columns in text) == bool(withheld)
 
 
 @pytest.mark.parametrize(
