@@ -348,6 +348,27 @@ def test_what_is_only_tried_is_replaced_together_with_what_is_in_force(start, wo
     assert said == [None, None] + [["closed-by-b"]] * 8  # the first two were asked before
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_classes_of_columns_come_into_force_as_policies_do(start, upstream, workers):
+    running, asked = start(workers), TX + "?include_columns=Visit%20Booked,transaction_id"
+
+    def columns() -> set[bytes]:
+        heads = len(upstream.heads)
+        assert {ask(running.url, asked, running.token).status for _ in range(8)} == {200}
+        return {head.split(b" ")[1].partition(b"?")[2] for head in upstream.heads[heads:]}
+
+    assert columns() == {b"include_columns=transaction_id"}
+    digest = running.ready()["digest"]
+    running.write('[public]\n"Visit Booked" = ["network"]\n', "columns.toml")
+    running.await_generation(1)  # noticed, without a signal
+    assert columns() == {b"include_columns=Visit%20Booked%2Ctransaction_id"}
+    assert running.ready()["digest"] != digest
+    running.write('[public]\n"Visit Booked" = ["network"]\n[financial]\nrevenue = 1\n', "columns.toml")
+    running.hang_up()
+    assert running.await_outcome("refused")["faults"][0].startswith("local/columns.toml:4: ")
+    assert columns() == {b"include_columns=Visit%20Booked%2Ctransaction_id"}
+
+
 def test_a_fault_of_what_is_only_tried_changes_nothing_and_is_named(start, tmp_path):
     (tmp_path / "tried").mkdir()
     running = start(policies='shadow = "tried"')
