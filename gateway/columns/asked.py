@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 from urllib.parse import quote
 
 from gateway.columns.classes import CUSTOM_DATA, ColumnClass, Reveal
@@ -86,12 +87,12 @@ def rewrite(query: str, form: str, view: AccountKind, reveal: Reveal) -> Asked:
     given = _given(query)
     written: list[tuple[str, str]] = [*_days(given), *_limit(given), *_ids(given), *_types(given)]
     style = _style(given, form)
-    columns, hidden = _columns(given, view, reveal)
-    written.append(("include_columns", ",".join(columns)))
+    columns = _columns(_one(given, "include_columns"), _one(given, "exclude_columns"), view, reveal)
+    made = [f"{_quoted(name)}={_quoted(value)}" for name, value in written]
+    made.append(f"include_columns={columns.written}")
     if form == "csv":
-        written += UPSTREAM
-    made = "&".join(f"{_quoted(name)}={_quoted(value)}" for name, value in written)
-    return Asked(made, style, hidden, _rows(given), any(map(reveal.personal, columns)))
+        made += (f"{name}={_quoted(value)}" for name, value in UPSTREAM)
+    return Asked("&".join(made), style, columns.hidden, _rows(given), columns.personal)
 
 
 def _quoted(text: str) -> str:
@@ -201,12 +202,22 @@ def _flag(given: Mapping[str, list[str]], name: str, default: bool) -> bool:
     return text == "1"
 
 
-def _columns(given: Mapping[str, list[str]], view: AccountKind, reveal: Reveal) -> tuple[list[str], Hidden]:
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The columns to ask for, percent-encoded, and what `Asked` says of them."""
+
+    written: str
+    hidden: Hidden
+    personal: bool
+
+
+@lru_cache(maxsize=128)  # who pages asks for the same ones again and again
+def _columns(include: str, exclude: str, view: AccountKind, reveal: Reveal) -> Columns:
     """The columns to ask for, each once and in the order asked; and those that were asked for in vain.
 
     A name that is included beats a constant that is excluded; a name that is excluded beats everything.
     """
-    included, excluded = _names(given, "include_columns"), _names(given, "exclude_columns")
+    included, excluded = _names("include_columns", include), _names("exclude_columns", exclude)
     documented = {column.name: None for column in reveal.classes.columns(view) if column.name != CUSTOM_DATA}
     wanted: dict[str, None] = {}
     for name in included or (DEFAULT_COLUMNS, CUSTOM_COLUMNS):
@@ -225,11 +236,11 @@ def _columns(given: Mapping[str, list[str]], view: AccountKind, reveal: Reveal) 
             hidden.setdefault(reveal.hidden_as(name), set()).add(name)
     if not seen:
         raise Problem("columns-withheld", "Of the columns asked for, none may be seen with this token.")
-    return seen, hidden
+    return Columns(_quoted(",".join(seen)), hidden, any(map(reveal.personal, seen)))
 
 
-def _names(given: Mapping[str, list[str]], parameter: str) -> tuple[str, ...]:
-    names = tuple(name for name in _one(given, parameter).split(",") if name)
+def _names(parameter: str, text: str) -> tuple[str, ...]:
+    names = tuple(name for name in text.split(",") if name)
     if len(names) > MOST_COLUMNS:
         raise _bad(parameter, f"names more than {MOST_COLUMNS} columns")
     for name in names:

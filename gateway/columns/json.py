@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gateway.columns.classes import CUSTOM_DATA, Reveal
+from gateway.columns.classes import CUSTOM_DATA, ColumnClass, Reveal
 from gateway.columns.records import MAX_DEPTH, Expression, Plans, Records, Shown
 from gateway.filter import Unfilterable
 from gateway.grammar import SCALAR, SPACE, STRING
@@ -89,11 +89,13 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One shape of record. `custom`: (which group ends in the value of custom_data, how much stands before it)."""
+    """One shape of record. `custom`: (which group ends in the value of custom_data, how much stands before it);
+    `hidden`: what is withheld of it."""
 
     match: Callable[[bytes, int], tuple[list[bytes], int] | None]
     personal: bool
     custom: tuple[tuple[int, int], ...]
+    hidden: tuple[tuple[ColumnClass, str], ...] = ()
 
 
 _plans: Plans[Plan] = Plans()
@@ -104,6 +106,7 @@ class JsonFilter(Records[Plan]):
 
     def __init__(self, reveal: Reveal) -> None:
         super().__init__(reveal)
+        self._recent = _plans.recent(reveal)
         self._state = _START
         self._opened = False
 
@@ -145,6 +148,8 @@ class JsonFilter(Records[Plan]):
                     shown[place] = shown[place][:size] + self._custom(shown[place][size:])
                 if plan is not self._recent[0]:
                     self._remember(plan)
+                if plan is not self._counted:
+                    self._count(plan, plan.hidden)
                 break
         else:
             end = self._whole(Brackets(at), data)
@@ -248,7 +253,12 @@ class JsonFilter(Records[Plan]):
             last = member.end
         parts.append((re.escape(record[last:]), "no"))
         expression = Expression(parts)
-        return Plan(expression.match, personal, tuple(zip(expression.alone, sizes, strict=True)))
+        hidden = tuple(
+            (self._reveal.hidden_as(member.name), member.name)
+            for member in members
+            if member.name != CUSTOM_DATA and not self._reveal.sees(member.name)
+        )
+        return Plan(expression.match, personal, tuple(zip(expression.alone, sizes, strict=True)), hidden)
 
 
 def _never(_data: bytes, _at: int) -> None:

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gateway.columns.classes import CUSTOM_DATA, Reveal
+from gateway.columns.classes import CUSTOM_DATA, ColumnClass, Reveal
 from gateway.columns.json import ENTRY_MEMBERS, LABELS
 from gateway.columns.records import MAX_DEPTH, Expression, Plans, Records, Shown
 from gateway.filter import Unfilterable
@@ -148,12 +148,14 @@ class Element:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One shape of row, in the element `row`. `custom`: which groups are a custom_data with the white space before."""
+    """One shape of row, in the element `row`. `custom`: which groups are a custom_data with the white space before;
+    `hidden`: what is withheld of it."""
 
     match: Callable[[bytes, int], tuple[list[bytes], int] | None]
     row: bytes
     personal: bool
     custom: tuple[int, ...]
+    hidden: tuple[tuple[ColumnClass, str], ...] = ()
 
 
 _plans: Plans[Plan] = Plans()
@@ -164,6 +166,7 @@ class XmlFilter(Records[Plan]):
 
     def __init__(self, reveal: Reveal) -> None:
         super().__init__(reveal)
+        self._recent = _plans.recent(reveal)
         self._state = _START
         self._root = b""
         self._root_tag = b""
@@ -235,6 +238,8 @@ class XmlFilter(Records[Plan]):
                     shown[place] = self._custom_text(shown[place])
                 if plan is not self._recent[0]:
                     self._remember(plan)
+                if plan is not self._counted:
+                    self._count(plan, plan.hidden)
                 break
         else:
             end = self._whole(Row(at), data)
@@ -362,7 +367,13 @@ class XmlFilter(Records[Plan]):
             parts.append((re.escape(record[child.space : child.start]) + element, shown))
         parts.append((re.escape(tail), "no"))
         expression = Expression(parts)
-        return Plan(expression.match, row, personal, tuple(expression.alone))
+        names = (_decoded(child.name) for child in children)
+        hidden = tuple(
+            (self._reveal.hidden_as(name), name)
+            for name in names
+            if name != CUSTOM_DATA and not self._reveal.sees(name)
+        )
+        return Plan(expression.match, row, personal, tuple(expression.alone), hidden)
 
 
 def _pattern(name: bytes, content: bytes) -> bytes:

@@ -211,6 +211,26 @@ def test_what_was_learned_for_one_reveal_is_not_used_for_another(form, head, row
         assert (tally.rows, tally.personal) == (40, 40 if reveal.sees("city") else 0)
 
 
+@pytest.mark.parametrize("form", ["json", "csv", "xml"])
+def test_an_answer_of_a_shape_that_was_learned_before_counts_what_it_lacks(form):
+    rows = {
+        "json": ("[{}]", '{{"duration":{},"city":"SECRET","sale_amount":2}}', ","),
+        "csv": ("duration,city,sale_amount\n{}", "{},SECRET,2\n", ""),
+        "xml": (
+            "<Transactions>{}</Transactions>",
+            "<Transaction><duration>{}</duration><city>SECRET</city><sale_amount>2</sale_amount></Transaction>",
+            "",
+        ),
+    }
+    whole, row, between = rows[form]
+    for count in (40, 1, 2, 40):
+        body = whole.format(between.join(row.format(n) for n in range(count)))
+        out, tally = passed(form, body, PII if count == 40 else NOTHING)
+        out, tally = passed(form, body)
+        assert "SECRET" not in out
+        assert (tally.rows, tally.withheld) == (count, {"pii": 1, "financial": 1})
+
+
 # --- JSON
 
 
