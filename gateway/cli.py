@@ -266,7 +266,8 @@ def _token_list(options: argparse.Namespace) -> int:
                         "last_used": _last_used(used.get(row.id)),
                         "description": row.description,
                     }
-                    print(json.dumps(facts) if options.json else "  ".join(facts.values()))
+                    limits = {"personal_records_per_day": row.personal_records_per_day}
+                    print(json.dumps(facts | limits) if options.json else "  ".join(facts.values()))
                 after = page.next
                 if after is None:
                     return DONE

@@ -141,6 +141,25 @@ def answers(*parts: bytes, pause_s: float = 0.0) -> Script:
     return script
 
 
+def _nothing(kind: str, body: str) -> bytes:
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return (head + body).encode()
+
+
+NO_ROWS = {
+    b"json": _nothing("application/json", "[]"),
+    b"csv": _nothing("text/csv", "duration\n"),
+    b"xml": _nothing("application/xml", "<Transactions></Transactions>"),
+}
+
+
+async def nothing(peer: Peer) -> None:
+    """Every request gets what it asks for, with nothing in it: no rows of Transactions, or an object."""
+    while True:
+        path = (await peer.request()).split()[1].partition(b"?")[0]
+        await peer.say(NO_ROWS[path.rpartition(b".")[2]] if b"/transactions/" in path else BARE)
+
+
 def says_and_closes(*parts: bytes) -> Script:
     """The first request gets `parts`, then the connection is closed in good order."""
 

@@ -191,6 +191,7 @@ def test_token_list_as_json_is_one_object_in_a_line(made):
     assert code == 0
     assert rows[0]["id"] == made.token_id
     members = {"id", "state", "owner", "expires_at", "scopes", "last_used", "description"}
+    members.add("personal_records_per_day")
     assert all(set(row) == members for row in rows)
     assert [row["scopes"] for row in rows] == ["transactions:read", "tokens:manage"]
 

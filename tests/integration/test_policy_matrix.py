@@ -14,7 +14,7 @@ from gateway.load import load_catalogue
 from gateway.model import ACCOUNT_KINDS, RELATIONS, ROLES, Account, Operation, Owner
 from gateway.proof import reachable, request_line
 from tests.conftest import Running, add_person
-from tests.upstream import BARE, RawUpstream, answers
+from tests.upstream import RawUpstream, nothing
 
 ACCOUNTS = {
     "network": Account("network", "33", "33"),
@@ -76,7 +76,7 @@ async def ask(
 async def test_every_cell_is_what_a_request_gets(start, capsys):
     matrix = the_matrix(capsys)
     assert len(matrix) == 3 * 4 * 2 * 4 * len(load_catalogue().variants())
-    async with RawUpstream(answers(BARE)) as raw:
+    async with RawUpstream(nothing) as raw:
         running = await start(raw.port)
         for account in UNDER:
             await running.gateway.store.add_account(account)
