@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 
-from gateway.columns import CsvStyle, Unfilterable, classes, load, open_filter, records
+from gateway.columns import CsvStyle, Unfilterable, classes, csv, load, open_filter, records
 from gateway.columns.records import MAX_RECORD
 from gateway.sandbox import formats
 from gateway.sandbox.columns import CUSTOM as CUSTOM_COLUMNS
@@ -229,6 +229,23 @@ def test_an_answer_of_a_shape_that_was_learned_before_counts_what_it_lacks(form)
         out, tally = passed(form, body)
         assert "SECRET" not in out
         assert (tally.rows, tally.withheld) == (count, {"pii": 1, "financial": 1})
+
+
+def test_rows_pass_alike_whichever_columns_come_to_be_quoted_when(monkeypatch):
+    monkeypatch.setattr(csv, "_plans", records.Plans())
+    names = ["duration", "city", "media_type", "sale_amount", "region", "notes"]
+    rows = [
+        ["x" if n < 120 or (n // 70 + place) % 3 else f'"{n},""{place}"""' for place in range(6)]
+        for n in range(900)
+    ]
+    body = "".join(",".join(row) + "\n" for row in [names, *rows])
+    shown = "".join(",".join(row[place] for place in (0, 2, 4)) + "\n" for row in [names, *rows])
+    assert passed("csv", body)[0] == shown
+    (plan,) = csv._plans._plans.values()
+    assert plan is not None
+    assert plan.quicker is not None
+    refuses("csv", body + 'x,x,x"x,x,x,x\n')
+    refuses("csv", body + "x,x,x,x,x\n")
 
 
 # --- JSON
