@@ -364,7 +364,9 @@ def _add_diff(group: Any, which: argparse.ArgumentParser) -> None:
     it.add_argument("old", nargs="?", metavar="OLD")
     it.add_argument("new", nargs="?", metavar="NEW")
     it.add_argument("--full", action="store_true", help="every operation by name; other reasons as well")
-    it.add_argument("--exit-code", action="store_true", help="exit 1 also when a decision flips")
+    it.add_argument(
+        "--exit-code", action="store_true", help="exit 1 also when a decision flips or a class changes"
+    )
     it.set_defaults(command=_diff)
 
 
@@ -405,6 +407,7 @@ def _diff(options: argparse.Namespace) -> int:
     changed = {name for name in texts[0].keys() | texts[1].keys() if texts[0].get(name) != texts[1].get(name)}
     flips = difference.differences(before.table, after.table, changed)
     groups = difference.grouped(flips)
+    columns = after.table.classes.other_than(before.table.classes)
     if options.json:
         _print(
             {
@@ -414,6 +417,7 @@ def _diff(options: argparse.Namespace) -> int:
                 "groups": [difference.group_as_dict(group) for group in groups],
                 "flips": [difference.flip_as_dict(f) for f in flips if f.kind in difference.FLIPS],
                 "others": [difference.flip_as_dict(f) for f in flips if f.kind not in difference.FLIPS],
+                "columns": [{"name": name, "old": old, "new": new} for name, (old, new) in columns.items()],
             }
         )
     else:
@@ -423,10 +427,12 @@ def _diff(options: argparse.Namespace) -> int:
         if shown:
             print(difference.groups_text(shown, catalogue.variants(), options.full) + "\n")
         print(difference.counts_text(flips))
+        for name, (was, now) in columns.items():
+            print(f"column {name}: was {was}, is {now}")
         for name, side in (("old", before), ("new", after)):
             if side.faults:
                 print(f"\nthe {name} set does not load:", *side.faults, sep="\n  ")
-    flipped = options.exit_code and any(flip.kind in difference.FLIPS for flip in flips)
+    flipped = options.exit_code and (columns or any(flip.kind in difference.FLIPS for flip in flips))
     return FAULTS if after.faults or flipped else DONE
 
 

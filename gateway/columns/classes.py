@@ -66,6 +66,14 @@ class Classes:
         column = self._columns.get(name)
         return UNKNOWN if column is None else column.cls
 
+    def other_than(self, before: Classes) -> dict[str, tuple[ColumnClass, ColumnClass]]:
+        """The columns that had another class before: name to (that one, the one now)."""
+        return {
+            name: (before.of(name), self.of(name))
+            for name in dict.fromkeys((*before._columns, *self._columns))
+            if before.of(name) != self.of(name)
+        }
+
     def columns(self, view: AccountKind) -> tuple[Column, ...]:
         """The known columns of a view, in the order of the files."""
         return tuple(column for column in self._columns.values() if view in column.views)

@@ -465,6 +465,20 @@ def test_diff_in_json_has_every_cell_and_both_sets(run, own):
     }  # fmt: skip
 
 
+def test_diff_tells_which_columns_change_class(run, own):
+    folder = own("")
+    (folder / "columns.toml").write_text(
+        '[public]\n"Visit Booked" = ["network"]\n[pii]\nduration = ["network"]\n'
+    )
+    assert json.loads(run("diff", "-", folder, "--json")[1])["columns"] == [
+        {"name": "duration", "old": "public", "new": "pii"},
+        {"name": "Visit Booked", "old": "pii", "new": "public"},
+    ]
+    code, text, _ = run("diff", "-", folder)
+    assert (code, "column Visit Booked: was pii, is public\n" in text) == (0, True)
+    assert run("diff", "-", folder, "--exit-code")[0] == 1
+
+
 def test_diff_of_a_set_with_itself_is_nothing(run):
     code, out, _ = run("diff", "-", "-", "--exit-code")
     assert code == 0
