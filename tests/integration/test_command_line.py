@@ -407,6 +407,17 @@ def test_policies_of_ones_own_that_break_an_invariant_are_refused(programs, tmp_
     assert re.match(COUNTEREXAMPLE, err)
 
 
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_a_class_that_an_operator_may_not_give_a_column_is_a_fault(programs, tmp_path, command):
+    (tmp_path / "local").mkdir()
+    columns = tmp_path / "local" / "columns.toml"
+    columns.write_text('[public]\n"Visit Booked" = ["network"]\nEmail_Address = ["network"]\n')
+    site = Site(tmp_path, "http://127.0.0.1:9", policies='local = "local"')
+    code, out, err = programs.run(*site.command(command), env=site.env)
+    assert (code, out) == (1, "")
+    assert f"{columns}:3: public.Email_Address: is spelled like email_address, which is pii" in err
+
+
 def test_check_looks_at_the_shadow_policies_and_lets_them_break_invariants(programs, tmp_path):
     (tmp_path / "shadow").mkdir()
     (tmp_path / "shadow" / "own.cedar").write_text(PERMIT_ALL)
