@@ -28,7 +28,7 @@ from gateway import headers, target
 from gateway.connection import Connection, UpstreamRequest
 from gateway.exchange import Exchanges, standing_fields
 from gateway.filter import Filter, Guard, Unfilterable, unreadable
-from gateway.flow import Flow, asks_the_store, counted, flows, reaches
+from gateway.flow import STREAMED, Flow, asks_the_store, counted, flows, reaches
 from gateway.load import Sets
 from gateway.model import AuditEvent, Call, Decision, Moment, Principal, Relation
 from gateway.policy import relation
@@ -43,6 +43,10 @@ TICK_S = 1.0
 MIN_READ_RATE = 1_024
 """Bytes a second below which a client that reads counts as one that does not."""
 
+HEADS = 1_024
+HEEDED = frozenset({*headers.TO_CLIENT, b"content-encoding", b"location"})
+"""Of a reply's head: what travels, and what is judged."""
+JSON_LINE = b"Content-Type: application/json\r\n"
 CRLF = b"\r\n"
 _STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
@@ -104,6 +108,7 @@ class Lean:
         self._flow = flow
         self._exchanges = exchanges
         self.plans: dict[bytes, Plan] = {}
+        self._heads: dict[tuple[Guard | None, int, headers.Pairs], bytes] = {}
         self._active: set[Exchange] = set()
         self._stall_s = flow.limits.body_timeout_s
 
@@ -196,9 +201,28 @@ class Lean:
             flow.shadow.judge(tried, principal, call.operation, related, moment),
         )  # fmt: skip
 
+    def travelling(self, guard: Guard | None, status: int, reply: headers.Pairs) -> bytes:
+        """The lines of a reply's head that travel, and those that its guard adds. Raises: Problem, as `flows` and
+        `Guard.fields` do.
+
+        They depend on little of it, which is the same again and again.
+        """
+        heeded = tuple([header for header in reply if header[0] in HEEDED])
+        key = guard, status, heeded
+        lines = self._heads.get(key)
+        if lines is None:
+            flows(status, heeded)
+            more = () if guard is None or status == 204 else guard.fields(heeded)
+            lines = _pairs((*headers.to_client(heeded, status), *more))
+            if len(self._heads) >= HEADS:
+                self._heads.clear()
+            self._heads[key] = lines
+        return lines
+
     def replan(self) -> None:
         """What was worked out holds no longer: the policies, or the credentials that requests carry, have changed."""
         self.plans.clear()
+        self._heads.clear()
 
     def over(self, exchange: Exchange, event: AuditEvent) -> None:
         self._active.discard(exchange)
@@ -229,7 +253,7 @@ class Exchange:
     _pieces: tuple[bytes, ...] = ()
     _filter: Filter | None = None
     # The head of an answer that goes through a filter, until the first of it may pass.
-    _kept_head: tuple[int, headers.Pairs, bytes] | None = None
+    _kept_head: tuple[int, bytes] | None = None
     _stalled_s = 0.0
     _unsent = 0
 
@@ -247,16 +271,16 @@ class Exchange:
     def on_whole(self, status: int, reply: headers.Pairs, length: int | None, body: bytes) -> None:
         try:
             self.event.upstream_status = status
-            if flows(status, reply):
-                self._state, guard, more = FLOWING, self._plan.guard, b""
-                if guard is not None and status != 204:
-                    more = _pairs(guard.fields(reply))
-                    if guard.filters and not guard.clean(body):
-                        # How it came changes nothing of the answer: as if it had come in pieces.
-                        self._filter_on(guard, status, reply, more)
-                        self._feed(body)
-                        return
-                head = self._head(status, reply, None if status == 204 else len(body), False, more)
+            if status in STREAMED:
+                guard = self._plan.guard
+                fields = self._lean.travelling(guard, status, reply)
+                if guard is not None and guard.filters and status != 204 and not guard.clean(body):
+                    # How it came changes nothing of the answer: as if it had come in pieces.
+                    self._filter_on(guard, status, fields)
+                    self._feed(body)
+                    return
+                self._state = FLOWING
+                head = self._head(status, fields, None if status == 204 else len(body), False)
                 self.event.bytes_out = len(body)
                 self._client.send(head + body)
             else:
@@ -268,15 +292,14 @@ class Exchange:
     def on_head(self, status: int, reply: headers.Pairs, length: int | None) -> None:
         try:
             self.event.upstream_status = status
-            if flows(status, reply):
-                guard, more = self._plan.guard, b""
-                if guard is not None:  # a 204 is always whole
-                    more = _pairs(guard.fields(reply))
-                    if guard.filters:
-                        self._filter_on(guard, status, reply, more)
-                        return
+            if status in STREAMED:
+                guard = self._plan.guard
+                fields = self._lean.travelling(guard, status, reply)
+                if guard is not None and guard.filters:  # a 204 is always whole
+                    self._filter_on(guard, status, fields)
+                    return
                 self._state = FLOWING if length is not None else CHUNKED
-                self._client.send(self._head(status, reply, length, length is None, more))
+                self._client.send(self._head(status, fields, length, length is None))
             else:
                 self._state = LOOKED_AT
         except Problem as problem:
@@ -349,9 +372,9 @@ class Exchange:
 
     # -- through a filter
 
-    def _filter_on(self, guard: Guard, status: int, reply: headers.Pairs, more: bytes) -> None:
-        """The body goes through a filter from here on; `more` are lines for the head, which is kept back."""
-        self._kept_head = status, reply, more
+    def _filter_on(self, guard: Guard, status: int, fields: bytes) -> None:
+        """The body goes through a filter from here on; `fields` are lines for the head, which is kept back."""
+        self._kept_head = status, fields
         self._filter, self._state = guard.open(), FILTERED
 
     def _feed(self, data: bytes) -> None:
@@ -367,11 +390,11 @@ class Exchange:
 
     def _show(self, shown: bytes) -> None:
         if self._kept_head is not None:
-            status, reply, more = self._kept_head
+            status, fields = self._kept_head
             self._kept_head = None
             assert self._plan.guard is not None  # which made the filter
-            more += _lines(self._plan.guard.receipt(None))
-            self._client.send(self._head(status, reply, None, True, more))
+            fields += _lines(self._plan.guard.receipt(None))
+            self._client.send(self._head(status, fields, None, True))
         self.event.bytes_out += len(shown)
         self._client.send(b"%x\r\n%b\r\n" % (len(shown), shown))
 
@@ -385,10 +408,10 @@ class Exchange:
             self._unreadable()
             return
         if self._kept_head is not None:
-            status, reply, more = self._kept_head
+            status, fields = self._kept_head
             self.event.bytes_out = len(last)
-            more += _lines(guard.receipt(opened.tally))
-            self._client.send(self._head(status, reply, len(last), False, more) + last)
+            fields += _lines(guard.receipt(opened.tally))
+            self._client.send(self._head(status, fields, len(last), False) + last)
         else:
             if last:
                 self._show(last)
@@ -413,8 +436,7 @@ class Exchange:
             self._refuse(problem)
             return
         self.event.bytes_out = len(text)
-        head = self._head(status, ((b"content-type", b"application/json"),), len(text), False)
-        self._client.send(head + text)
+        self._client.send(self._head(status, JSON_LINE, len(text), False) + text)
         self._end()
 
     def _refuse(self, problem: Problem) -> None:
@@ -452,14 +474,11 @@ class Exchange:
             self.connection.abort()
             self.connection = None
 
-    def _head(
-        self, status: int, reply: headers.Pairs, length: int | None, chunked: bool, more: bytes = b""
-    ) -> bytes:
+    def _head(self, status: int, fields: bytes, length: int | None, chunked: bool) -> bytes:
         self.event.status = status
-        lines = _pairs(headers.to_client(reply, status)) + more
         if self.spent:
-            lines += _lines(self.spent)
-        return self._framed(status, lines + self._plan.answer, length, chunked)
+            fields += _lines(self.spent)
+        return self._framed(status, fields + self._plan.answer, length, chunked)
 
     def _framed(self, status: int, lines: bytes, length: int | None, chunked: bool) -> bytes:
         """A whole head, but for what the caller gives in `lines`; our own framing (RFC 9112 section 6)."""
