@@ -141,9 +141,7 @@ async def _up(options: Options, folder: Path) -> AsyncIterator[Demo]:
                 await gateway.start(listening)
                 stack.push_async_callback(gateway.stop)
             else:
-                workers = Workers(config, port, sets, credentials)
-                await asyncio.to_thread(workers.start)
-                stack.push_async_callback(asyncio.to_thread, workers.stop)
+                await stack.enter_async_context(Workers(config, port, sets, credentials).running())
             journal = None if options.upstream else upstream + "/sandbox/journal"
             yield Demo(
                 config.public_url, upstream, token, tokens, passwords, journal, Path(config.record.path)

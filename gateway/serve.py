@@ -189,12 +189,32 @@ class Workers:
                     self.stop()
                     raise RuntimeError("a worker did not start; its reason is in the log above")
 
-    def restart_dead(self) -> None:
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """All of them serve, and each that dies is replaced, until this is left. Raises: as `start`."""
+        await asyncio.to_thread(self.start)
+        replacing = asyncio.create_task(self._replace_dead())
+        try:
+            yield
+        finally:
+            replacing.cancel()
+            await asyncio.gather(replacing, return_exceptions=True)
+            await asyncio.to_thread(self.stop)
+
+    async def _replace_dead(self) -> None:
+        while True:
+            await asyncio.sleep(RESTART_PAUSE_S)
+            try:
+                self._restart_dead()
+            except OSError as error:  # too many processes or files, for now; those that live go on
+                log.error("worker-died: another cannot be started (%s)", error.strerror)
+
+    def _restart_dead(self) -> None:
         for index, worker in enumerate(self._workers):
             if not worker.process.is_alive():
                 log.error("worker-died: exit code %s; another is started", worker.process.exitcode)
-                worker.channel.close()
                 self._workers[index] = self._spawn()
+                worker.channel.close()
 
     def stop(self) -> None:
         """Ask every worker to finish what is under way, and wait for it; end those that take too long."""
@@ -235,7 +255,7 @@ class Workers:
             if answer.fault is None:
                 worker.staged = answer.generation
             return answer.fault
-        await asyncio.sleep(0.05)  # `restart_dead` has to see it
+        await asyncio.sleep(0.05)  # `_restart_dead` has to see it
         return None
 
     def put_in_force(self, generation: int, packed: Packed) -> None:
@@ -297,16 +317,10 @@ async def _many(
     stopped = asyncio.Event()
     for stop in STOPS:
         asyncio.get_running_loop().add_signal_handler(stop, stopped.set)
-    await asyncio.to_thread(workers.start)
-    try:
+    async with workers.running():
         ready()
         async with _keeping(Keeper(config, workers, seen)):
-            while not stopped.is_set():
-                workers.restart_dead()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stopped.wait(), RESTART_PAUSE_S)
-    finally:
-        await asyncio.to_thread(workers.stop)
+            await stopped.wait()
 
 
 def _address(config: Config, listening: socket.socket) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from tests.processes import (
     ask,
     create,
     delete,
+    eventually,
     free_port,
     recording_upstream,
 )
@@ -219,6 +221,25 @@ def test_an_interrupt_from_the_terminal_ends_a_demo_with_workers_as_well(program
     os.killpg(program.pid, signal.SIGINT)
     assert program.wait(5.0) == 0
     assert "Traceback" not in program.stderr
+
+
+def test_a_killed_worker_of_a_demo_is_replaced_like_one_of_serve(programs):
+    program = programs.start("demo", "--json", "--workers", "2")
+    said = json.loads(program.line())
+    first, second = program.children()
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: len({*program.children()} - {first}) == 2, "another worker is there", 10.0)
+    os.kill(second, signal.SIGKILL)
+    eventually(lambda: answers(said["gateway"], said["tokens"]["network"]), "the new worker serves", 10.0)
+    assert program.stderr.count("worker-died: exit code -9; another is started") >= 1
+    assert program.stop() == 0
+
+
+def answers(url: str, token: str) -> bool:
+    try:
+        return ask(url, NI, token).status == 200
+    except (OSError, http.client.HTTPException):
+        return False
 
 
 def test_workers_of_a_demo_do_not_outlive_it(programs, tmp_path):
