@@ -36,6 +36,11 @@ class Client:
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
+    @property
+    def port(self) -> int:
+        """The port that the connection comes from; 0 while there is none."""
+        return 0 if self._writer is None else int(self._writer.get_extra_info("sockname")[1])
+
     async def send(self, wire: bytes) -> None:
         """Write bytes as they are. Raises: Broken."""
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import urllib.request
@@ -9,31 +10,41 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.processes import Child, Children, free_port, python
+from bench.processes import Child, Children, free_port, python, tree
 
 CREDENTIAL = "upstream-credential-of-the-bench"
+ENV = {"BENCH_UPSTREAM_CREDENTIAL": CREDENTIAL}
 SCOPES = ["transactions:read", "network:read", "network:write", "network:destroy", "network:publish"]
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """A gateway that serves, and tokens of one network user."""
+    """A gateway that serves, and tokens of one network user. `manager` is the token that made them."""
 
     url: str
     child: Child
     tokens: tuple[str, ...]
+    manager: str
+    config: Path
 
     @property
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
 
 
-def config(port: int, upstream_url: str, limits: Mapping[str, float], upstream: Mapping[str, float]) -> str:
+def config(
+    port: int,
+    upstream_url: str,
+    limits: Mapping[str, float],
+    upstream: Mapping[str, float],
+    workers: int = 1,
+) -> str:
     """The configuration file."""
     lines = [
         f'public_url = "http://127.0.0.1:{port}"',
         "[listen]",
         f"port = {port}",
+        f"workers = {workers}",
         "[upstream]",
         f'url = "{upstream_url}"',
         *(f"{name} = {value}" for name, value in upstream.items()),
@@ -56,26 +67,43 @@ def serve(
     cpus: set[int] | None = None,
     limits: Mapping[str, float] | None = None,
     upstream: Mapping[str, float] | None = None,
+    workers: int = 1,
 ) -> Serving:
     """Start a gateway in a folder, add a user, and have them make tokens. Raises: RuntimeError, OSError."""
     port = free_port()
     path = folder / "config.toml"
-    path.write_text(config(port, upstream_url, limits or {}, upstream or {}))
-    env = {"BENCH_UPSTREAM_CREDENTIAL": CREDENTIAL}
+    path.write_text(config(port, upstream_url, limits or {}, upstream or {}, workers))
     add = children.start(
         "user-add",
         python("gateway", "user", "add", "bench@example.com", "--config", str(path), "--account", "network:33",
                "--administrator", "--bootstrap-token"),
-        env=env,
+        env=ENV,
     )  # fmt: skip
     bootstrap = add.line()
     children.stop(add)
-    child = children.start("gateway", python("gateway", "serve", "--config", str(path)), cpus, env)
+    child = start(children, path, cpus)
     url = child.line().removeprefix("ready: ").strip()
     try:
-        return Serving(url, child, tuple(_make_token(url, bootstrap, n) for n in range(tokens)))
+        made = tuple(_make_token(url, bootstrap, n) for n in range(tokens))
     except OSError as error:
         raise RuntimeError(f"the gateway makes no token: {error}: {child.said()}") from None
+    return Serving(url, child, made, bootstrap, path)
+
+
+def start(children: Children, path: Path, cpus: set[int] | None = None) -> Child:
+    """Start `serve` with a configuration; its first line says that it is ready."""
+    return children.start("gateway", python("gateway", "serve", "--config", str(path)), cpus, ENV)
+
+
+def workers_of(child: Child) -> list[int]:
+    """The pids of its worker processes that are alive."""
+    found = []
+    for pid in tree(child.pid)[1:]:
+        with contextlib.suppress(OSError):
+            # "spawn_main" alone: multiprocessing keeps a tracker of its own too.
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return sorted(found)
 
 
 def _make_token(url: str, bootstrap: str, serial: int) -> str:
