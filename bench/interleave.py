@@ -378,6 +378,7 @@ class Interleaving:
         try:
             while not self.over:
                 await asyncio.sleep(chance.uniform(0.0, 0.03))
+                await self._settled()
                 if self.texts:
                     if chance.random() < 0.3:
                         client.close()  # another connection, and perhaps another worker

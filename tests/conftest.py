@@ -24,6 +24,15 @@ from gateway.load import load_catalogue, load_policies
 from gateway.model import Account, Operation
 from gateway.operation import Catalogue
 from gateway.table import Table
+from tests.left import (
+    LEFT,
+    left_behind,
+    pytest_configure,
+    pytest_runtest_makereport,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+    pytest_testnodedown,
+)
 
 # argon2id as it is meant to be takes a tenth of a second and 64 MiB; the tests of that ask for it.
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
@@ -123,7 +132,10 @@ class Running:
         async with self.session.request(
             method, URL(self.url + path, encoded=True), headers=fields, allow_redirects=False, **more
         ) as answer:
-            return Answer(answer.status, dict(answer.headers), await answer.read())
+            got = Answer(answer.status, dict(answer.headers), await answer.read())
+        sent = {"document": more.get("json"), "code": fields.get("Idempotency-Key")}
+        LEFT.exchanged(sent, got, f"{method} {path}")
+        return got
 
     async def get(self, path: str, token: str | None = None, **more: Any) -> Answer:
         return await self.request("GET", path, token, **more)
@@ -213,6 +225,8 @@ async def start(configure: Callable[..., Config], clock: Clock) -> AsyncIterator
         port = listening.getsockname()[1]
         config = configure(f"http://127.0.0.1:{upstream_port}", f"http://127.0.0.1:{port}", **changes)
         given = credentials or Credentials({NETWORK.key: UPSTREAM_TOKEN}, lend_network=True)
+        for account, credential in given.by_account.items():
+            LEFT.handed(credential, f"the upstream credential of {account}")
         gateway = await build(config, clock, credentials=given, hasher=hasher)
         made = Running(
             gateway, port, clock, {}, ClientSession(cookie_jar=DummyCookieJar(), auto_decompress=False)
@@ -229,6 +243,7 @@ async def start(configure: Callable[..., Config], clock: Clock) -> AsyncIterator
     yield up
     for made in running:
         await made.session.close()
+        LEFT.look_now(made.gateway.config.store.path)
         await made.gateway.stop()
 
 
@@ -256,9 +271,24 @@ async def add_person(
         scopes=scopes,
         expires_at=int(running.clock()) + 90 * 86_400,
     )
+    LEFT.handed(text, f"the token of {name}")
     running.tokens[name] = text
     running.owners[name] = user.id
     return row.id
 
 
-__all__ = ["ADVERTISER", "EVERY_NETWORK", "Answer", "Clock", "Running", "add_person", "web"]
+__all__ = [
+    "ADVERTISER",
+    "EVERY_NETWORK",
+    "Answer",
+    "Clock",
+    "Running",
+    "add_person",
+    "left_behind",
+    "pytest_configure",
+    "pytest_runtest_makereport",
+    "pytest_sessionfinish",
+    "pytest_terminal_summary",
+    "pytest_testnodedown",
+    "web",
+]

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.left import LEFT
+
 ROOT = Path(__file__).parents[1]
 PATIENCE_S = 30.0
 UPSTREAM_TOKEN = "upstream-credential-of-network-33"
@@ -67,6 +69,7 @@ class Program:
             if b"\n" in text:
                 line = text[: text.index(b"\n") + 1]
                 self._read += len(line)
+                LEFT.said(line.decode().strip())
                 return line.decode().rstrip("\n")
             assert not ended, f"ended with {self._process.returncode} before it said a line: {self.stderr}"
             assert time.monotonic() < deadline, f"said nothing for {PATIENCE_S} s: {self.stderr}"
@@ -78,6 +81,8 @@ class Program:
     def wait(self, within_s: float = PATIENCE_S) -> int:
         """The exit code. Fails when it takes longer, or when a process of the program outlives it for as long."""
         code = self._process.wait(within_s)
+        for line in self.stdout.splitlines():
+            LEFT.said(line)
         eventually(lambda: not alive(-self.pid), "no process of the program is left", within_s)
         return code
 
@@ -202,7 +207,9 @@ def ask(
     with contextlib.closing(made) as connection:
         connection.request(method, path, None if body is None else json.dumps(body), fields)
         answer = connection.getresponse()
-        return Answer(answer.status, dict(answer.getheaders()), answer.read())
+        got = Answer(answer.status, dict(answer.getheaders()), answer.read())
+    LEFT.exchanged({"document": body, "token": token}, got, f"{method} {path}")
+    return got
 
 
 def create(url: str, manager: str, **body: Any) -> Any:
@@ -301,6 +308,7 @@ class Site:
         self.url = f"{scheme}://127.0.0.1:{self.port}"
         self.config = folder / "config.toml"
         self.env = {"INVOCA_TOKEN_33": UPSTREAM_TOKEN}
+        LEFT.handed(UPSTREAM_TOKEN, "the upstream credential of network:33")
         settings = {
             "listen": f"port = {self.port}",
             "upstream": f'url = "{upstream}"',
