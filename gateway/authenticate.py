@@ -102,12 +102,17 @@ class Authenticator:
             raise Problem("invalid-token", tokens.REFUSED)
         claims = self._verdicts.claims(authorization)
         if claims is None:
+            claimed = None
             if self._failures.spent(client_network(client)):
-                await self._suspects.wait(client_network(client))
+                claimed = await self._claimed(text)
+                if claimed is None or self._failures.spent(claimed):
+                    await self._suspects.wait(client_network(client))
             try:
                 claims = self._signed(text)
             except Problem:
                 self._verdicts.remember_never(text)
+                if claimed is not None and not self._failures.spent(claimed):
+                    self._failures.spend(claimed)
                 raise
         try:
             token, user = await self._live(claims)
@@ -118,6 +123,16 @@ class Authenticator:
         principal = as_principal(token, user)
         self._verdicts.remember(authorization, Verdict(claims, principal, epoch))
         return principal
+
+    async def _claimed(self, text: str) -> str | None:
+        """A name for the token that a text claims to be, when there is such a token.
+
+        Nobody guesses its 128 bits, so it is no guess, and waits for nobody's: a valid token is not slowed by others
+        who fail. Who has a token may still send it with many a wrong signature; those count against that token alone.
+        """
+        jti = tokens.claimed_jti(text)
+        digest = None if jti is None else tokens.jti_digest(jti)
+        return None if digest is None or await self._store.find(digest) is None else f"jti {digest.hex()}"
 
     async def holder(self, text: str) -> tuple[TokenRow, UserRow]:
         """The live token a text is, and its owner. Raises: Problem "invalid-token" or "store-unavailable"."""

@@ -321,18 +321,27 @@ def recognise(keyring: Known, text: str) -> Claims | None:
 
     For finding tokens, never for accepting one: `verify` holds it to one issuer and one audience.
     """
-    if _key_of(keyring, text) is None:
-        return None
-    try:
-        body = json.loads(_unb64(text.split(".")[1]))
-    except (ValueError, RecursionError):
-        return None
-    if _fault(body):
+    body = None if _key_of(keyring, text) is None else _claimed(text)
+    if body is None:
         return None
     try:
         return verify(keyring, text, issuer=body["iss"], audience=body["aud"])
     except Problem:
         return None
+
+
+def claimed_jti(text: str) -> str | None:
+    """The `jti` that a text with the form of a token claims to have. It proves nothing."""
+    body = _claimed(text)
+    return None if body is None else str(body["jti"])
+
+
+def _claimed(text: str) -> dict[str, Any] | None:
+    try:
+        body = json.loads(_unb64(text.split(".")[1]))
+    except (ValueError, RecursionError):
+        return None
+    return None if _fault(body) else body
 
 
 def well_formed(text: str) -> bool:
