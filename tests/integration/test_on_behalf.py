@@ -6,6 +6,7 @@ import pytest
 
 from gateway.model import Account
 from tests.conftest import add_person
+from tests.people import sign_in, with_password
 
 API = "/admin/api/tokens"
 MANAGE = ("transactions:read", "tokens:manage")
@@ -71,17 +72,34 @@ async def people(gateway):
     return gateway
 
 
+@pytest.fixture(params=["token", "session"])
+async def asks(people, request):
+    """The administrator asks, by either."""
+    if request.param == "token":
+
+        async def ask(method, path, headers, body):
+            return await people.request(method, path, "network_admin", json=body, headers=headers)
+
+        return ask
+    await with_password(people, "network_admin")
+    head = await sign_in(people)
+
+    async def ask_signed_in(method, path, headers, body):
+        return await head.ask(method, path, headers=headers, json=body)
+
+    return ask_signed_in
+
+
 @pytest.mark.parametrize(
     ("method", "path", "headers", "body", "act"), [way[1:] for way in WAYS], ids=[way[0] for way in WAYS]
 )
-async def test_nobody_makes_a_token_for_somebody_else(people, method, path, headers, body, act):
+async def test_nobody_makes_a_token_for_somebody_else(people, asks, method, path, headers, body, act):
     victim = people.owners["plain"]
     theirs = (await people.get("/gateway/token", "plain")).json["id"]
     before = (await people.get(API, "network_admin")).json["tokens"]
-    answer = await people.request(
-        method, filled(path, victim, theirs), "network_admin", json=filled(body, victim, theirs),
-        headers=filled(headers, victim, theirs),
-    )  # fmt: skip
+    answer = await asks(
+        method, filled(path, victim, theirs), filled(headers, victim, theirs), filled(body, victim, theirs)
+    )
     assert (answer.status, answer.problem) == (403, "on-behalf-of"), answer.body
     assert answer.json["source"].startswith("P5")
     record = people.records()[-1]
@@ -96,6 +114,37 @@ async def test_nobody_makes_a_token_for_somebody_else(people, method, path, head
             del row[name]
     assert after == before
     assert (await people.get("/gateway/token", "plain")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("own", "cookie", "csrf", "verdict"),
+    [
+        ("token", "theirs", "theirs", (400, "two-credentials")),
+        ("token", "theirs", None, (400, "two-credentials")),
+        (None, "theirs", "own", (403, "invalid-csrf-token")),
+        (None, "theirs", None, (403, "invalid-csrf-token")),
+        (None, "both", "own", (401, "invalid-session")),
+        (None, "both", "theirs", (401, "invalid-session")),
+        (None, "own", "theirs", (403, "invalid-csrf-token")),
+    ],
+    ids=str,
+)
+async def test_nobody_makes_a_token_by_the_session_of_another(people, own, cookie, csrf, verdict):
+    """With a session and its CSRF token one is that user; with less than both, or with more, nobody."""
+    browsers = {}
+    for whose, name in (("own", "network_admin"), ("theirs", "plain")):
+        await with_password(people, name)
+        browsers[whose] = await sign_in(people, name)
+    before = len((await people.get(API, "network_admin")).json["tokens"])
+    cookies = {whose: browser.cookie for whose, browser in browsers.items()}
+    cookies["both"] = "; ".join(cookies.values())
+    headers = {"Cookie": cookies[cookie], "Origin": people.url}
+    headers |= {} if csrf is None else {"Gateway-Csrf": browsers[csrf].csrf}
+    who = None if own is None else "network_admin"
+    answer = await people.request("POST", API, who, json=OK, headers=headers)
+    assert (answer.status, answer.problem) == verdict
+    assert (people.records()[-1]["act"], people.records()[-1]["problem"]) == (CREATE, verdict[1])
+    assert len((await people.get(API, "network_admin")).json["tokens"]) == before
 
 
 @pytest.mark.parametrize(

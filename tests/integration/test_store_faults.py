@@ -406,6 +406,48 @@ async def test_a_step_that_fails_leaves_the_file_as_it_was(
     await store.close()
 
 
+MIGRATE = """
+import asyncio, sys
+from gateway import config
+from gateway.store import migrations, open_store
+
+LONG = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9000000)"
+migrations.STEPS = (
+    *migrations.STEPS,
+    ("ALTER TABLE tokens ADD COLUMN extra TEXT", f"CREATE TABLE long AS {LONG} SELECT i, hex(randomblob(50)) FROM n"),
+)
+asyncio.run(open_store(config.Store(path=sys.argv[1], busy_timeout_s=20.0), lambda: 1))
+"""
+
+
+def wait_for(name: str, size: int) -> None:
+    """Until a file has grown to so many bytes."""
+    deadline = time.monotonic() + 30
+    while not os.path.exists(name) or os.path.getsize(name) < size:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+async def test_a_migration_that_is_killed_half_way_leaves_the_file_as_it_was(path: Path) -> None:
+    store = await opened(path)
+    jti = await a_jti(store)
+    await store.close()
+    for _ in range(2):
+        migrating = child(MIGRATE, str(path))
+        wait_for(f"{path}-wal", 4_000_000)  # a good part of the step is on the disk
+        assert migrating.poll() is None
+        migrating.kill()
+        migrating.communicate()
+        store = await opened(path, 5.0)
+        assert await store.find(jti_digest(jti)) is not None
+        await store.close()
+    db = sqlite3.connect(path)
+    assert db.execute("PRAGMA user_version").fetchone() == (len(STEPS),)
+    assert "extra" not in [column[1] for column in db.execute("PRAGMA table_info(tokens)")]
+    assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    db.close()
+
+
 async def test_a_database_of_the_first_release_goes_on_with_what_it_holds(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
