@@ -352,6 +352,31 @@ def test_a_store_locked_by_another_process_is_read_and_refuses_changes(serve, tm
     assert ask(served.url, NI, made["token"]).verdict == (401, "invalid-token")
 
 
+def test_a_damaged_store_accepts_nobody_and_says_what_is_wrong(serve, programs, tmp_path, upstream):
+    served = serve()
+    made = create(served.url, served.bootstrap, scopes=NETWORK_READ)
+    assert ask(served.url, NI, made["token"]).status == 200
+    assert served.program.stop() == 0
+    path = tmp_path / "gateway.sqlite3"
+    with closing(sqlite3.connect(path)) as db:
+        # What is read at the start stays whole: it is a damage that shows later.
+        whole = "('generation', 'answers', 'credentials')"
+        sql = f"SELECT rootpage FROM sqlite_schema WHERE rootpage > 0 AND tbl_name NOT IN {whole}"
+        roots = [page for (page,) in db.execute(sql)]
+    with path.open("r+b") as file:
+        for page in roots:
+            file.seek((page - 1) * 4096)
+            file.write(b"\xa5" * 4096)
+    program, before = served.site.serve(programs), len(upstream.heads)
+    for token in (made["token"], served.bootstrap):
+        assert ask(served.url, NI, token).verdict == (503, "store-unavailable")
+    for path in ("/admin/api/tokens", "/gateway/token"):
+        assert ask(served.url, path, served.bootstrap).verdict == (503, "store-unavailable")
+    assert ask(served.url, NI, made["token"][:-9] + "AAAAAAAAA").verdict == (401, "invalid-token")
+    assert len(upstream.heads) == before
+    assert "store-unavailable operation=find cause='damaged'" in program.stderr
+
+
 def test_neither_a_credential_nor_a_token_is_in_what_serve_writes(serve, tmp_path):
     served = serve()
     made = create(served.url, served.bootstrap, scopes=NETWORK_READ)
