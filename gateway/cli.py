@@ -286,12 +286,15 @@ def _last_used(use: UseRow | None) -> str:
 
 
 def _token_pause(options: argparse.Namespace) -> int:
-    return _on_token(options, "paused", lambda store, at: store.pause_token(options.id, by=OPERATOR, at=at))
+    return _on_token(
+        options, "pause", "paused", lambda store, at: store.pause_token(options.id, by=OPERATOR, at=at)
+    )
 
 
 def _token_resume(options: argparse.Namespace) -> int:
     return _on_token(
         options,
+        "resume",
         "resumed",
         lambda store, at: store.resume_token(options.id, by=OPERATOR, anybodys=True, at=at),
     )
@@ -300,32 +303,39 @@ def _token_resume(options: argparse.Namespace) -> int:
 def _token_delete(options: argparse.Namespace) -> int:
     return _on_token(
         options,
+        "delete",
         "deleted",
         lambda store, at: store.delete_token(options.id, by=OPERATOR, reason=options.reason, at=at),
     )
 
 
 def _on_token(
-    options: argparse.Namespace, done: str, act: Callable[[Store, int], Awaitable[TokenRow | None]]
+    options: argparse.Namespace,
+    act: str,
+    done: str,
+    do: Callable[[Store, int], Awaitable[TokenRow | None]],
 ) -> int:
     from gateway import serve
     from gateway.store import open_store
 
     settings = _read(options.config)
 
-    async def run() -> int:
+    async def run() -> TokenRow:
         store = await open_store(settings.store, time.time)
         try:
-            row = await act(store, int(time.time()))
+            with usercli.recorded(settings, f"token.{act}") as event:
+                if await store.token(options.id) is None:
+                    raise Problem("not-found", f"there is no token {options.id}")
+                event.subject = options.id
+                row = await do(store, int(time.time()))
+                assert row is not None  # rows stay
         finally:
             await store.close()
-        if row is None:
-            print(f"there is no token {options.id}", file=sys.stderr)
-            return FAULTS
-        print(f"{done}: {row.id} {row.description}")
-        return DONE
+        return row
 
-    return serve.run(run())
+    row = serve.run(run())
+    print(f"{done}: {row.id} {row.description}")
+    return DONE
 
 
 def _port(text: str) -> int:

@@ -205,7 +205,7 @@ def _run(settings: Config, name: str, act: Callable[[Store, AuditEvent], Awaitab
     async def run() -> int:
         store = await open_store(settings.store, time.time)
         try:
-            with _recorded(settings, name) as event:
+            with recorded(settings, name) as event:
                 return await act(store, event)
         finally:
             await store.close()
@@ -214,7 +214,7 @@ def _run(settings: Config, name: str, act: Callable[[Store, AuditEvent], Awaitab
 
 
 @contextmanager
-def _recorded(settings: Config, name: str) -> Iterator[AuditEvent]:
+def recorded(settings: Config, name: str) -> Iterator[AuditEvent]:
     """An event that is recorded when it is over, also when it is refused; nothing is done that cannot be recorded.
 
     Raises: Problem as it came; OSError, before anything is done.

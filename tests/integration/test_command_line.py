@@ -204,9 +204,16 @@ def test_token_list_of_somebody_unknown_is_exit_1(made):
     )
 
 
+def records(made: Made) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (made.site.folder / "records.jsonl").read_text().splitlines()]
+
+
 @pytest.mark.parametrize("act", ["pause", "resume", "delete"])
 def test_an_act_on_an_unknown_token_is_exit_1(made, act):
-    assert made.run("token", act, "tok_unknown") == (1, "", "there is no token tok_unknown\n")
+    assert made.run("token", act, "tok_unknown") == (1, "", "not-found: there is no token tok_unknown\n")
+    last = records(made)[-1]
+    assert (last["act"], last["problem"], last["outcome"]) == (f"token.{act}", "not-found", "refused")
+    assert last.get("subject") is None
 
 
 def test_token_pause_and_resume_stop_a_token_for_a_while(made):
@@ -237,6 +244,11 @@ def test_token_delete_ends_a_token_once_and_says_so_again(made):
     for act in ("pause", "resume"):
         code, out, err = made.run("token", act, made.token_id)
         assert (code, out, err) == (1, "", "token-ended: The token has expired or was deleted.\n")
+    mine = [record for record in records(made) if record.get("subject") == made.token_id]
+    assert [(record["act"], record["outcome"]) for record in mine][-4:] == [
+        ("token.delete", "complete"), ("token.delete", "complete"), ("token.pause", "refused"),
+        ("token.resume", "refused"),
+    ]  # fmt: skip
 
 
 def test_a_user_is_added_once(made):
@@ -307,8 +319,9 @@ def test_what_the_operator_does_to_people_is_felt_by_the_gateway_that_runs(made)
         assert signs_in(url, "live@example.com", second) == 201
     finally:
         assert program.stop() == 0
-    records = [json.loads(line) for line in (made.site.folder / "records.jsonl").read_text().splitlines()]
-    mine = [record for record in records if record["surface"] == "command" and record["act"] != "user.list"]
+    mine = [
+        record for record in records(made) if record["surface"] == "command" and record["act"] != "user.list"
+    ]
     mine = [record for record in mine if record.get("subject") == users(made)["live@example.com"]["id"]]
     assert [(record["act"], record["outcome"]) for record in mine] == [
         ("user.add", "complete"), ("user.disable", "complete"), ("user.reset", "refused"),
@@ -335,7 +348,7 @@ def test_user_list_shows_who_and_nothing_secret(made):
 @pytest.mark.parametrize("word", ["disable", "enable", "reset"])
 def test_nobody_unknown_is_managed_and_the_attempt_is_recorded(made, word):
     assert made.run("user", word, "x@example.com") == (1, "", "not-found: there is no user x@example.com\n")
-    last = json.loads((made.site.folder / "records.jsonl").read_text().splitlines()[-1])
+    last = records(made)[-1]
     assert (last["act"], last["problem"], last["outcome"]) == (f"user.{word}", "not-found", "refused")
 
 
