@@ -72,7 +72,7 @@ class Left:
             self.handed(signature, f"the signature of {what}")
             claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
             self.handed(claims.get("jti"), f"the id within {what}")
-        elif isinstance(text, str) and len(text.encode()) >= GRAM:
+        elif isinstance(text, str) and len(text.encode()) >= GRAM and not text.startswith("tok_"):  # a name
             self.handed_out.setdefault(text.encode()[:PIECE], what)
 
     def door(self, document: object, where: str) -> None:
@@ -125,7 +125,7 @@ class Left:
         """Look at a file, if a gateway writes such: a database with what belongs to it, a record, or a log."""
         with path.open("rb") as file:
             head = file.read(16)
-            log = path.name == "stderr" or ".jsonl" in path.name or path.suffix in (".stderr", ".log")
+            log = path.name == "stderr" or ".jsonl" in path.name or path.suffix == ".stderr"
             if path.name in PLANTED or not (log or head.startswith(_DATABASES)):
                 return
             self.files += 1
