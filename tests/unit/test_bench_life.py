@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.interleave import plan
+from bench.hands import plan
 from bench.life import (
     ADMINISTRATOR,
     APP,
