@@ -35,7 +35,7 @@ SECRET = frozenset({"token", "upstream_token", "password", "old_password", "code
 PLANTED = frozenset({"cookies.sqlite3"})
 """What tests of `scan` make for it to find."""
 LONGEST = 67_108_864
-ZEROS = bytes(32)
+ZEROS = bytes(256)
 _DATABASES = (
     b"SQLite format 3\0",
     b"\x37\x7f\x06\x82",
