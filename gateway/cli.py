@@ -233,7 +233,6 @@ def _add_token(commands: Any) -> None:
 
 
 def _token_list(options: argparse.Namespace) -> int:
-    from gateway import serve
     from gateway.exchange import rfc3339
     from gateway.store import MAX_PAGE, open_store
 
@@ -274,7 +273,7 @@ def _token_list(options: argparse.Namespace) -> int:
         finally:
             await store.close()
 
-    return serve.run(show())
+    return asyncio.run(show())
 
 
 def _last_used(use: UseRow | None) -> str:
@@ -315,7 +314,6 @@ def _on_token(
     done: str,
     do: Callable[[Store, int], Awaitable[TokenRow | None]],
 ) -> int:
-    from gateway import serve
     from gateway.store import open_store
 
     settings = _read(options.config)
@@ -333,7 +331,7 @@ def _on_token(
             await store.close()
         return row
 
-    row = serve.run(run())
+    row = asyncio.run(run())
     print(f"{done}: {row.id} {row.description}")
     return DONE
 

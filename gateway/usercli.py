@@ -8,6 +8,7 @@ of standard error instead.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import secrets
 import sys
@@ -199,7 +200,6 @@ def _hand_over(settings: Config, secret: str, what: str) -> None:
 
 
 def _run(settings: Config, name: str, act: Callable[[Store, AuditEvent], Awaitable[int]]) -> int:
-    from gateway import serve
     from gateway.store import open_store
 
     async def run() -> int:
@@ -210,7 +210,7 @@ def _run(settings: Config, name: str, act: Callable[[Store, AuditEvent], Awaitab
         finally:
             await store.close()
 
-    return serve.run(run())
+    return asyncio.run(run())
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import os
 import re
 import secrets
 import sqlite3
@@ -135,7 +136,7 @@ def test_doors_know_what_is_handed_over_there():
 
 @pytest.mark.parametrize(
     ("workers", "written"),
-    [([], True), (["-n", "1"], True), ([], False)],
+    [([], True), (["-p", "xdist", "-n", "1"], True), ([], False)],
     ids=["one process", "xdist", "nothing left"],
 )
 def test_a_run_that_leaves_a_secret_fails_and_says_where(place, workers, written):
@@ -148,6 +149,7 @@ def test_a_run_that_leaves_a_secret_fails_and_says_where(place, workers, written
     done = subprocess.run(
         [*run, "--rootdir", str(place), "--basetemp", str(place / "left"), str(place / "test_it.py")],
         capture_output=True, text=True, cwd=ROOT, timeout=120, check=False,
+        env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
     )  # fmt: skip
     assert "1 passed" in done.stdout, done.stdout + done.stderr
     assert done.returncode == (1 if written else 0), done.stdout
