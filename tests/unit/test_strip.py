@@ -137,3 +137,19 @@ def test_a_string_that_drips_costs_no_more_than_one_that_pours():
     for _ in range(20_000):
         opened.feed(b'\\"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx')
     assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("space", [b"", b" " * 3 * LONGEST_START])
+@pytest.mark.parametrize(
+    ("member", "shown"), [(b'"api_key": "S3CR3T"', {}), (b'"a": "//cedar.invoca.net/S3CR3T"', {"a": None})]
+)
+def test_a_border_between_long_pieces_hides_nothing(space, member, shown):
+    before, middle, after = b"[" + ROW * 200 + b'{"id": 1,', space + member, b"}, " + ROW * 200 + b"{}]"
+    body = before + middle + after
+    rows = json.loads(before + b'"b": 2' + after)
+    rows[200] = {"id": 1} | shown
+    at = len(before)
+    for cut in (*range(at - 2, at + 2), *range(at + len(space), at + len(middle) + 2)):
+        assert json.loads(through(body[:cut], body[cut:])[0]) == rows
+        if cut > at:
+            assert json.loads(through(body[:at], body[at:cut], body[cut:])[0]) == rows
