@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gateway.columns.records import MAX_SHAPE, Expression, Plans, Shown
+from gateway.columns.records import Expression, Plans, Shown
 from gateway.fields import FieldClass
 from gateway.grammar import OTHER, SCALAR, SPACE, STRING, TEXT
 
@@ -22,6 +22,8 @@ ALIKE = 4
 """Shapes with the same beginning that are tried."""
 BEGINNING = 64
 """Bytes within which the first name has ended, by which an object is recognised before it is tried."""
+LONGEST = 8_192
+"""Bytes of an object whose shape is learned: what is longer is seldom like another."""
 DEEPEST = 16
 
 ADDRESS = rb'"https?://' + TEXT + rb'"'
@@ -73,7 +75,7 @@ class Shapes:
         """Remember the shape of an object, once it has been met often enough. `judge` is asked of a name as it is
         written, and whether that is among users."""
         apart = _Apart(lesson.among_users, judge)
-        if len(lesson.text) > MAX_SHAPE or not apart.take(lesson.text, lesson.suspects):
+        if len(lesson.text) > LONGEST or not apart.take(lesson.text, lesson.suspects):
             return
         made = self._plans.learn(lesson.among_users, apart.shape(), lambda: apart.made(lesson))
         if made is None:

@@ -45,7 +45,7 @@ MAX_NAMES = 1_000
 """Names of withheld members that are told apart."""
 SEARCHED_AGAIN = 4_096
 KNOWN = 4_096
-LESSONS = 256
+LESSONS = 64
 """Objects of a depth that are learned from before one is met again; then no more are, in this reply."""
 
 _VALUE = rb"(?:(" + STRING + rb")|(" + OTHER + rb")(?=[ \t\n\r,}\]])|([{\[]))"
@@ -399,17 +399,17 @@ class _Reading:
             self._need = False
             self._pop(text)
             return end
-        self._began[level] = at, len(self._out)
+        if self._lessons.get(level, LESSONS):
+            self._began[level] = at, len(self._out)
         return at
 
     def _ended(self, data: bytes, at: int, end: int) -> None:
         """An object ends at `end`, its last member at `at`: its shape can be learned, if all of it is here."""
         level = len(self._open)
         began = self._began.pop(level, None)
-        lessons = self._lessons.get(level, LESSONS)
-        if began is None or not lessons:
+        if began is None:
             return
-        self._lessons[level] = lessons - 1
+        self._lessons[level] = self._lessons.get(level, LESSONS) - 1
         start, passed = began
         first = bisect_left(self._suspects, start, key=itemgetter(1))
         last = bisect_left(self._suspects, end, key=itemgetter(1))

@@ -275,6 +275,15 @@ async def test_addresses_at_the_vendors_lead_through_the_gateway_or_nowhere(way,
 
 
 @on_both_ways
+async def test_where_all_is_about_users_every_name_and_phone_is_somebodys(way, tmp_path):
+    body = b'[{"id": 1, "name": "S3CR3T", "mobile_phone": "S3CR3T", "x": {"Name": "S3CR3T"}}]'
+    async with scene(way, answers(reply("200 OK", JSON, body=body)), tmp_path) as at:
+        heard = await at.ask(at.get(target=USERS))
+        assert json.loads(heard.body) == [{"id": 1, "x": {}}]
+        assert heard.headers["gateway-withheld"] == "pii;fields=3"
+
+
+@on_both_ways
 async def test_the_answer_to_a_write_is_protected_too(way, tmp_path):
     body = json.dumps(PEOPLE).encode()
     async with scene(way, answers(reply("200 OK", JSON, body=body)), tmp_path) as at:
