@@ -9,7 +9,7 @@ import pytest
 from gateway.sandbox.network import sample_user
 from tests.integration.test_answers import reply
 from tests.integration.test_wire import ask, sized
-from tests.upstream import OK, Peer, RawUpstream
+from tests.upstream import BARE, OK, Peer, RawUpstream
 
 NETWORK = "/api/2022-08-01/33/network.json"
 ADVERTISER = "/api/2022-08-01/33/advertisers/706.json"
@@ -142,6 +142,21 @@ async def test_two_writes_at_once_do_not_undo_each_other_unseen(gateway, upstrea
     first, second = await asyncio.gather(*(send(gateway, "PUT", NETWORK, body) for body in adding))
     assert sorted([first.status, second.status]) == [200, 409]
     assert len(upstream.network.users) == 4
+
+
+async def test_a_write_to_a_set_waits_until_the_one_before_it_was_answered(start):
+    async def script(peer: Peer) -> None:
+        while True:
+            if (await peer.request()).startswith(b"PUT"):
+                await asyncio.sleep(0.1)  # the other would read, and find what this one is about to change
+            await peer.say(BARE)
+
+    async with RawUpstream(script) as raw:
+        gateway = await start(raw.port)
+        body = {"users": [PAT]}
+        both = await asyncio.gather(*(send(gateway, "PUT", NETWORK, body) for _ in range(2)))
+    assert [answer.status for answer in both] == [200, 200]
+    assert [request[:3] for request in raw.requests] == [b"GET", b"GET", b"PUT"] * 2
 
 
 @pytest.mark.parametrize("fault", ["500", "401", "302", "truncate", "close"])
