@@ -40,6 +40,7 @@ from gateway.tokens import PREFIX
 PLANS = 1_024
 LONGEST_KEPT = 4_096
 TICK_S = 1.0
+UNCOPIED = 32_768
 MIN_READ_RATE = 1_024
 """Bytes a second below which a client that reads counts as one that does not."""
 
@@ -317,7 +318,10 @@ class Exchange:
             self._feed(data)
             return
         self.event.bytes_out += len(data)
-        self._client.send(data if self._state == FLOWING else b"%x\r\n%b\r\n" % (len(data), data))
+        if self._state == FLOWING:
+            self._client.send(data)
+        else:
+            self._send_chunk(data)
 
     def on_done(self) -> None:
         self.connection = None
@@ -340,6 +344,14 @@ class Exchange:
             self._client.again(self._plan.message)
         elif self._state != ENDED:
             self._refuse(problem)
+
+    def _send_chunk(self, data: bytes) -> None:
+        """RFC 9112 section 7.1. A long one is not copied for the sake of its frame."""
+        if len(data) < UNCOPIED:
+            self._client.send(b"%x\r\n%b\r\n" % (len(data), data))
+        else:
+            for part in (b"%x\r\n" % len(data), data, CRLF):
+                self._client.send(part)
 
     # -- what the client's connection says
 
@@ -396,7 +408,7 @@ class Exchange:
             fields += _lines(self._plan.guard.receipt(None))
             self._client.send(self._head(status, fields, None, True))
         self.event.bytes_out += len(shown)
-        self._client.send(b"%x\r\n%b\r\n" % (len(shown), shown))
+        self._send_chunk(shown)
 
     def _close(self) -> None:
         """The end of what went through a filter: with a head, where nothing was out yet, that says all of it."""

@@ -43,6 +43,7 @@ MAX_TOKEN = 1_048_576
 MAX_DEPTH = 256
 MAX_NAMES = 1_000
 """Names of withheld members that are told apart."""
+NEAR = 64
 SEARCHED_AGAIN = 4_096
 KNOWN = 4_096
 LESSONS = 64
@@ -205,8 +206,16 @@ def _kept_from(data: bytes, look: Look) -> int:
         while at and data[at - 1] == 0x5C:  # none of a row without all of it: they are counted later
             at -= 1
         return at
-    before = len(data[:at].rstrip(b" \t\n\r")) if at and data[at - 1] in b" \t\n\r" else at
+    before = _without_space(data, at)
     return before - 1 if before and data[before - 1] in b",:{[" else at if before else 0
+
+
+def _without_space(data: bytes, at: int) -> int:
+    """Where what stands before `at` ends, white space aside. Little is looked at: slices of a long piece are copies."""
+    near = data[max(0, at - NEAR) : at].rstrip(b" \t\n\r")
+    if near or at <= NEAR:
+        return at - min(at, NEAR) + len(near)
+    return len(data[:at].rstrip(b" \t\n\r"))
 
 
 class _Reading:
@@ -243,7 +252,7 @@ class _Reading:
         if at < 0:  # it began long before: a text that is too long to be a name, or an address
             self._state, self.at = _INSIDE, found
             return found
-        before = len(data[:at].rstrip(b" \t\n\r"))
+        before = _without_space(data, at)
         mark = data[before - 1] if before else 0
         self.at = at
         if mark == 0x2C:

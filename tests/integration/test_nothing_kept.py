@@ -17,7 +17,7 @@ NEW, WRONG = "a brand new passphrase", "a passphrase that is wrong"
 async def test_no_password_session_code_or_token_is_left_anywhere(start, upstream, caplog):
     caplog.set_level(logging.DEBUG)
     for name in ("gateway", "aiohttp", "asyncio", "aiosqlite"):
-        logging.getLogger(name).setLevel(logging.DEBUG)
+        caplog.set_level(logging.DEBUG, name)
     running = await start(
         upstream.port, sign_in=SignIn(attempts_per_minute=0, attempts_per_minute_of_network=0)
     )

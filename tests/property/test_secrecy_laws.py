@@ -163,7 +163,7 @@ def written(place, form, token, gateway):
 async def test_a_token_that_is_sent_comes_out_nowhere(gateway, caplog, upstream):
     caplog.set_level(logging.DEBUG)
     for name in ("gateway", "aiohttp", "asyncio"):
-        logging.getLogger(name).setLevel(logging.DEBUG)
+        caplog.set_level(logging.DEBUG, name)
     made = await gateway.create(scopes=["network:read"])
     sent = made["token"]
     for place in PLACES:
