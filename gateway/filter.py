@@ -48,9 +48,9 @@ class Guard(Protocol):
 
     filters: bool
 
-    def fields(self, reply: Sequence[tuple[bytes, bytes]]) -> tuple[tuple[bytes, bytes], ...]:
+    def fields(self, status: int, reply: Sequence[tuple[bytes, bytes]]) -> tuple[tuple[bytes, bytes], ...]:
         """Headers that the answer gets besides those that travel. Raises: Problem for a head whose body cannot be
-        read: another media type, another charset."""
+        read: another status of success, another media type, another charset."""
 
     def receipt(self, tally: Tally | None) -> Headers:
         """The header that says what the answer lacks: of the whole of it, or without a tally what is known before."""

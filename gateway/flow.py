@@ -237,15 +237,13 @@ class Flow:
             answer = web.Response(status=reply.status, body=text, content_type="application/json")
             answer.headers.extend((*spent, ("Via", headers.VIA)))
             return answer
-        if reply.status == 204:
-            guard = None
         response = web.StreamResponse(status=reply.status)
         travelling = headers.to_client(reply.headers, reply.status)
         if guard is not None:
-            travelling += guard.fields(reply.headers)
+            travelling += guard.fields(reply.status, reply.headers)
         response.headers.extend((name.decode(), value.decode()) for name, value in travelling)
         response.headers.extend((*spent, ("Via", headers.VIA)))
-        if guard is not None and guard.filters:
+        if guard is not None and guard.filters and reply.status != 204:
             await self._protected(request, event, reply, response, guard)
             return response
         response.content_length = reply.length if reply.status != 204 else None

@@ -213,7 +213,7 @@ class Lean:
         lines = self._heads.get(key)
         if lines is None:
             flows(status, heeded)
-            more = () if guard is None or status == 204 else guard.fields(heeded)
+            more = () if guard is None else guard.fields(status, heeded)
             lines = _pairs((*headers.to_client(heeded, status), *more))
             if len(self._heads) >= HEADS:
                 self._heads.clear()

@@ -51,10 +51,10 @@ class NetworkGuard:
         self._rules = rules
         self._look = rules.look
 
-    def fields(self, reply: Sequence[tuple[bytes, bytes]]) -> Fields:
+    def fields(self, status: int, reply: Sequence[tuple[bytes, bytes]]) -> Fields:
         """A Location that leads through the gateway, where the reply has one that can. Raises: Problem."""
         location: Fields = ()
-        for name, value in reply:
+        for name, value in reply if status != 204 else ():
             if name == b"content-type":
                 if not _is_json(value):
                     raise unreadable()

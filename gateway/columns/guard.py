@@ -43,8 +43,11 @@ class ColumnsGuard:
     def _filter(self, count: bool = False) -> Filter | None:
         return open_filter(self.form, self.reveal, self.asked.style, count)
 
-    def fields(self, reply: Sequence[tuple[bytes, bytes]]) -> tuple[tuple[bytes, bytes], ...]:
-        """None. Raises: Problem for another media type than the format's, or another charset than UTF-8."""
+    def fields(self, status: int, reply: Sequence[tuple[bytes, bytes]]) -> tuple[tuple[bytes, bytes], ...]:
+        """None. Raises: Problem for another status than 200, another media type than the format's, or another charset
+        than UTF-8."""
+        if status != 200:
+            raise unreadable()
         for name, value in reply:
             if name == b"content-type" and not _is(self.form, value):
                 raise unreadable()

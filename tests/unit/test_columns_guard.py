@@ -49,16 +49,16 @@ def test_only_the_formats_own_type_in_utf_8_passes(form, value, passes, reveal):
     made = guard(form, reveal=reveal)
     reply = [(b"date", b"x"), (b"content-type", value)]
     if passes:
-        assert made.fields(reply) == ()
+        assert made.fields(200, reply) == ()
         return
     with pytest.raises(Problem) as caught:
-        made.fields(reply)
+        made.fields(200, reply)
     assert caught.value.kind == "upstream-unreadable"
 
 
 def test_of_two_types_each_has_to_be_right():
     with pytest.raises(Problem):
-        guard().fields([(b"content-type", b"application/json"), (b"content-type", b"text/html")])
+        guard().fields(200, [(b"content-type", b"application/json"), (b"content-type", b"text/html")])
 
 
 def test_what_is_told_before_is_what_was_not_asked_for_and_afterwards_what_came_besides():
