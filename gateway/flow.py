@@ -47,6 +47,7 @@ from gateway.upstream import Reply, Upstream
 
 BODYLESS = frozenset({"GET", "DELETE"})
 STREAMED = frozenset({200, 201, 202, 203, 204})
+SENT_AT_ONCE = 65_536
 COLLECTIONS = frozenset({"advertisers.{format}", "affiliates.{format}"})
 """How paths end to which a body is sent that says itself what it is about; that is read under them."""
 
@@ -269,10 +270,13 @@ class Flow:
         opened = guard.open()
         try:
             shown = await _first_shown(reply, first, opened)
+            del first  # nothing is held beside what is being sent
             if shown is not None:
                 response.headers.extend(guard.receipt(None))
                 await response.prepare(request)
-                await self._stream(request, event, reply, response, opened, shown)
+                streaming = self._stream(request, event, reply, response, opened, shown)
+                del shown
+                await streaming
                 return
             last = opened.close()
             response.content_length = len(last)
@@ -297,6 +301,7 @@ class Flow:
             await self._write(event, response, shown)
             while piece := await reply.read():
                 shown = piece if opened is None else opened.feed(piece)
+                del piece
                 await self._write(event, response, shown)
             if opened is not None:
                 await self._write(event, response, opened.close())
@@ -310,10 +315,11 @@ class Flow:
             break_off(request.transport)
 
     async def _write(self, event: AuditEvent, response: web.StreamResponse, shown: bytes) -> None:
-        if shown:
+        for at in range(0, len(shown), SENT_AT_ONCE):  # aiohttp copies it for the frame
+            part = shown[at : at + SENT_AT_ONCE]
             async with asyncio.timeout(self.limits.body_timeout_s):
-                await response.write(shown)
-            event.bytes_out += len(shown)
+                await response.write(part)
+            event.bytes_out += len(part)
 
 
 def counted(guard: Guard | None, principal: Principal) -> TypeGuard[columns.ColumnsGuard]:

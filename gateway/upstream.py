@@ -306,10 +306,15 @@ class Reply:
             if self._done:
                 return b""
             await self._wait()
-        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
-        self._held = 0
-        if self._connection is not None:
+        # No more at once than is sent on at once: whoever reads holds it while a slow client is waited for.
+        pieces, count, size = self._pieces, 1, len(self._pieces[0])
+        while count < len(pieces) and size + len(pieces[count]) <= BUFFER:
+            size += len(pieces[count])
+            count += 1
+        data = pieces[0] if count == 1 else b"".join(pieces[:count])
+        del pieces[:count]
+        self._held = max(0, self._held - size)
+        if self._held < BUFFER and self._connection is not None:
             self._connection.resume()
         return data
 
