@@ -397,9 +397,9 @@ class _Reading:
                 after < len(suspects) and suspects[after][1] < end
             ):
                 break  # the look found something in a value: it has to be judged
+            if not _is_text(data[at:end]):
+                break  # also where it is left out; the strict reading says what becomes of it
             text = b"".join(shown)
-            if not text.isascii():
-                _utf8(text)
             self._next, self._lessons[level] = after, LESSONS
             if shape not in self._told:
                 self._told.add(shape)
@@ -610,6 +610,14 @@ def _decoded(text: bytes) -> str:
     if b"\\" not in text:
         return _utf8(text)[1:-1]
     return str(json.loads(_utf8(text)))
+
+
+def _is_text(text: bytes) -> bool:
+    """Whether bytes are UTF-8."""
+    try:
+        return text.isascii() or text.decode() is not None
+    except UnicodeDecodeError:
+        return False
 
 
 def _utf8(text: bytes) -> str:

@@ -142,3 +142,14 @@ def test_where_an_object_began_in_one_piece_none_begins_in_the_next(rules):
     opened, first = Strip(rules), b'[{"token": 1}, {'.rjust(40)
     second = b'"in": "//cedar.invoca.net/"'.ljust(len(first) - 1) + b"," + text + b"]"
     assert opened.feed(first) + opened.feed(second) + opened.close() == b'[{}, {"in": null,"id": 1}]'
+
+
+@pytest.mark.parametrize("hidden", [b'"\xff"', b'"\xc3"', b'"\xed\xa0\x80"'])
+def test_what_is_left_out_has_to_be_text_as_well(rules, hidden):
+    row = b'{"id": 1, "api_key": [%b], "a": 1}'
+    plain = b", ".join([row % b'"x"'] * 20)
+    through(rules, b"[" + plain + b"]")
+    assert known(rules) == 1
+    assert through(rules, b"[" + row % '"é"'.encode() + b"]") == b'[{"id": 1, "a": 1}]'
+    with pytest.raises(Unfilterable):
+        through(rules, b"[" + row % hidden + b"]")
