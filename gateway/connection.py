@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 from gateway import config
+from gateway.outbox import Outbox
 from gateway.problem import Problem
 from gateway.reply import Cut, Headers, Invalid, Parser, Sink
 
@@ -73,7 +74,9 @@ class UpstreamRequest:
 
 
 class Home(Protocol):
-    """What a connection needs of its pool."""
+    """What a connection needs of its pool. Requests go out by its `outbox`."""
+
+    outbox: Outbox
 
     def made(self) -> None:
         """A transport exists from now on."""
@@ -96,7 +99,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_answered", "_head_s", "_home", "_parser", "_paused", "_poll", "_request", "_reused", "_silent_s", "_tls",
-        "_unsent", "idle_since", "sink", "transport",
+        "_turn", "_unsent", "idle_since", "sink", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -119,7 +122,8 @@ class Connection(asyncio.Protocol):
         self._silent_s = self._head_s = -TICK_S
         self._unsent = 0
         self._parser.expect(sink, request.method == "HEAD")
-        self.transport.write(wire)
+        self._turn = self._home.outbox.turn
+        self._home.outbox.put(self.transport, wire)
 
     def pause(self) -> None:
         """The sink can take no more. The upstream is made to wait, and its silence is not held against it."""
@@ -187,6 +191,10 @@ class Connection(asyncio.Protocol):
         if self.sink is None:
             # RFC 9112 9.2: an answer to nothing. Nothing on this connection is believed any more.
             self._home.drop(self)
+            return
+        if not self._answered and self._turn == self._home.outbox.turn:
+            # And so is one to what has not been sent yet.
+            self._fail(Invalid("an answer before the request"))
             return
         self._answered = True
         self._silent_s = -TICK_S

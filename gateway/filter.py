@@ -14,6 +14,10 @@ GATHERED = 65_536
 """Bytes that a filter may keep back so that an answer which cannot be read is refused rather than cut."""
 
 
+Parts = Sequence[bytes | memoryview]
+"""Bytes in a row, some perhaps empty."""
+
+
 class Unfilterable(Exception):
     """The body cannot be read completely, so none of the rest may pass. The text is ours, never the upstream's."""
 
@@ -35,6 +39,9 @@ class Filter(Protocol):
 
     def feed(self, data: bytes) -> bytes:
         """The next bytes of the upstream's body into those that may pass, perhaps none. Raises: Unfilterable."""
+
+    def parts(self, data: bytes) -> Parts:
+        """As `feed`, without the copy that makes one of what passes unchanged and what was kept back before it."""
 
     def close(self) -> bytes:
         """The end of the upstream's body. Raises: Unfilterable when it is not a whole one."""

@@ -27,7 +27,7 @@ from aiohttp.http_parser import RawRequestMessage
 from gateway import headers, target
 from gateway.connection import Connection, UpstreamRequest
 from gateway.exchange import Exchanges, standing_fields
-from gateway.filter import Filter, Guard, Unfilterable, unreadable
+from gateway.filter import Filter, Guard, Parts, Unfilterable, unreadable
 from gateway.flow import STREAMED, Flow, asks_the_store, counted, flows, reaches
 from gateway.load import Sets
 from gateway.model import AuditEvent, Call, Decision, Moment, Principal, Relation
@@ -60,8 +60,15 @@ through a filter; over."""
 class Client(Protocol):
     """What an exchange needs of the client's connection (`wire.Handler`)."""
 
+    def answer(self, data: bytes) -> None:
+        """Send a whole answer, with those that others get in this turn of the loop; nothing when the client has
+        gone."""
+
     def send(self, data: bytes) -> None:
-        """Send bytes; nothing when the client has gone."""
+        """Send a piece of an answer at once; nothing when the client has gone."""
+
+    def send_together(self, parts: Parts) -> None:
+        """As `send` of all of them, in one write."""
 
     def unsent(self) -> int:
         """Bytes that the client has not taken yet."""
@@ -283,7 +290,7 @@ class Exchange:
                 self._state = FLOWING
                 head = self._head(status, fields, None if status == 204 else len(body), False)
                 self.event.bytes_out = len(body)
-                self._client.send(head + body)
+                self._client.answer(head + body)
             else:
                 self._state = LOOKED_AT
                 self._pieces = (body,)
@@ -321,7 +328,7 @@ class Exchange:
         if self._state == FLOWING:
             self._client.send(data)
         else:
-            self._send_chunk(data)
+            self._send_chunk((data,), len(data))
 
     def on_done(self) -> None:
         self.connection = None
@@ -345,13 +352,13 @@ class Exchange:
         elif self._state != ENDED:
             self._refuse(problem)
 
-    def _send_chunk(self, data: bytes) -> None:
+    def _send_chunk(self, parts: Parts, size: int) -> None:
         """RFC 9112 section 7.1. A long one is not copied for the sake of its frame."""
-        if len(data) < UNCOPIED:
-            self._client.send(b"%x\r\n%b\r\n" % (len(data), data))
+        framed = b"%x\r\n" % size, *parts, CRLF
+        if size < UNCOPIED:
+            self._client.send(b"".join(framed))
         else:
-            for part in (b"%x\r\n" % len(data), data, CRLF):
-                self._client.send(part)
+            self._client.send_together(framed)
 
     # -- what the client's connection says
 
@@ -392,23 +399,25 @@ class Exchange:
     def _feed(self, data: bytes) -> None:
         assert self._filter is not None  # that is what FILTERED says
         try:
-            shown = self._filter.feed(data)
+            parts = self._filter.parts(data)
         except Unfilterable:
             self._leave_upstream()
             self._unreadable()
             return
-        if shown:
-            self._show(shown)
+        self._show(parts)
 
-    def _show(self, shown: bytes) -> None:
+    def _show(self, parts: Parts) -> None:
+        size = sum(map(len, parts))
+        if not size:
+            return
         if self._kept_head is not None:
             status, fields = self._kept_head
             self._kept_head = None
             assert self._plan.guard is not None  # which made the filter
             fields += _lines(self._plan.guard.receipt(None))
             self._client.send(self._head(status, fields, None, True))
-        self.event.bytes_out += len(shown)
-        self._send_chunk(shown)
+        self.event.bytes_out += size
+        self._send_chunk(parts, size)
 
     def _close(self) -> None:
         """The end of what went through a filter: with a head, where nothing was out yet, that says all of it."""
@@ -423,10 +432,9 @@ class Exchange:
             status, fields = self._kept_head
             self.event.bytes_out = len(last)
             fields += _lines(guard.receipt(opened.tally))
-            self._client.send(self._head(status, fields, len(last), False) + last)
+            self._client.answer(self._head(status, fields, len(last), False) + last)
         else:
-            if last:
-                self._show(last)
+            self._show((last,))
             self._client.send(b"0\r\n\r\n")
         self._end()
 
@@ -448,7 +456,7 @@ class Exchange:
             self._refuse(problem)
             return
         self.event.bytes_out = len(text)
-        self._client.send(self._head(status, JSON_LINE, len(text), False) + text)
+        self._client.answer(self._head(status, JSON_LINE, len(text), False) + text)
         self._end()
 
     def _refuse(self, problem: Problem) -> None:
@@ -463,7 +471,7 @@ class Exchange:
         standing = standing_fields(event.principal)
         told = {name for name, _ in fields}
         fields = (*fields, *((name, value) for name, value in standing if name not in told))
-        self._client.send(self._framed(status, _lines(fields), len(text), False) + text)
+        self._client.answer(self._framed(status, _lines(fields), len(text), False) + text)
         self._end()
 
     def _cut(self, kind: str) -> None:

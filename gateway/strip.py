@@ -34,7 +34,7 @@ from gateway.fields import (
     is_address,
     of_a_user,
 )
-from gateway.filter import GATHERED, Unfilterable
+from gateway.filter import GATHERED, Parts, Unfilterable
 from gateway.grammar import OTHER, SPACE, STRING, TEXT
 from gateway.shapes import Judged, Lesson, Shape, Shapes
 
@@ -144,20 +144,24 @@ class Strip:
         self._reading: _Reading | None = None
         self._held = b""
         self._passed = False
-        self._gathered: list[bytes] | None = None
+        self._gathered: list[bytes | memoryview] | None = None
         self._size = 0
 
     def feed(self, data: bytes) -> bytes:
         """Raises: Unfilterable."""
-        shown = self._looked_at(data) if self._reading is None else self._reading.feed(data)
+        return b"".join(self.parts(data))
+
+    def parts(self, data: bytes) -> Parts:
+        """Raises: Unfilterable."""
+        parts = self._looked_at(data) if self._reading is None else (self._reading.feed(data),)
         if self._gathered is None:
-            self._passed = self._passed or bool(shown)
-            return shown
-        self._gathered.append(shown)
-        self._size += len(shown)
+            self._passed = self._passed or any(parts)
+            return parts
+        self._gathered += parts
+        self._size += sum(map(len, parts))
         if self._size <= GATHERED:
-            return b""
-        shown = b"".join(self._gathered)
+            return ()
+        shown = self._gathered
         self._gathered = None
         return shown
 
@@ -168,11 +172,9 @@ class Strip:
             return last
         return b"".join((*self._gathered, last))
 
-    def _looked_at(self, data: bytes) -> bytes:
+    def _looked_at(self, data: bytes) -> Parts:
         """What may pass of a body in which nothing was found so far."""
         held, look = self._held, self._rules.look
-        if look.unreadable(data):
-            raise Unfilterable("the body is not JSON in UTF-8")
         if held and len(data) < 2 * LONGEST_START:
             held, data = b"", held + data
         # Of a long piece, the border with what is held is looked at alone, and nothing is copied twice.
@@ -183,17 +185,17 @@ class Strip:
             held, data = b"", held + data
             at = _kept_from(data, look)
         self._held = data[at:]
-        return b"".join((held, memoryview(data)[:at]))
+        return held, memoryview(data)[:at]
 
-    def _suspicious(self, data: bytes) -> bytes:
+    def _suspicious(self, data: bytes) -> Parts:
         """The same, from here on read: from the beginning, while all of it is here."""
         self._held = b""
         reading = self._reading = _Reading(self._rules, self.tally)
         if not self._passed:
             self._gathered = []
-            return reading.feed(data)
+            return (reading.feed(data),)
         at = reading.begin(data, self._rules.look.first(data))
-        return data[:at] + reading.feed(data[reading.at :])
+        return data[:at], reading.feed(data[reading.at :])
 
 
 def _kept_from(data: bytes, look: Look) -> int:

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from gateway import config
 from gateway.connection import TICK_S, Connection, UpstreamRequest, problem_of
+from gateway.outbox import Outbox
 from gateway.problem import Problem
 from gateway.reply import CRLF, HOP_BY_HOP, Headers, Sink
 
@@ -52,6 +53,7 @@ class Upstream:
         secure = parts.scheme == "https"
         host = parts.hostname or ""
         self.settings = settings
+        self.outbox = Outbox()
         self._loop = asyncio.get_running_loop()
         self._host = host if host.isascii() else host.encode("idna").decode()
         self._port = parts.port or (443 if secure else 80)

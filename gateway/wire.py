@@ -37,7 +37,9 @@ from multidict import CIMultiDictProxy
 
 from gateway.config import Limits
 from gateway.exchange import CLAIMED, Exchanges, as_response, break_off, trace
+from gateway.filter import Parts
 from gateway.lean import Exchange, Lean
+from gateway.outbox import Outbox
 from gateway.problem import Problem
 
 log = logging.getLogger("gateway.wire")
@@ -172,9 +174,17 @@ class Handler(RequestHandler):
 
     # -- lean.Client
 
+    def answer(self, data: bytes) -> None:
+        if self.transport is not None:
+            self._gateway.outbox.put(self.transport, data)
+
     def send(self, data: bytes) -> None:
         if self.transport is not None:
             self.transport.write(data)
+
+    def send_together(self, parts: Parts) -> None:
+        if self.transport is not None:
+            self.transport.writelines(parts)
 
     def unsent(self) -> int:
         return 0 if self.transport is None else self.transport.get_write_buffer_size()
@@ -185,6 +195,7 @@ class Handler(RequestHandler):
         if self._paused:
             self._await_reader()
         if close or self._close:
+            self._gateway.outbox.flush()
             self.force_close()
             return
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
@@ -328,6 +339,7 @@ class Server(web.Server):
         self.exchanges = exchanges
         self.limits = limits
         self.lean = lean
+        self.outbox = Outbox()
         # Never the same number: which one was exceeded is told by it.
         self.line_limit = limits.max_target_bytes
         self.field_limit = limits.max_header_bytes + (limits.max_header_bytes == limits.max_target_bytes)

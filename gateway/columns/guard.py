@@ -15,7 +15,7 @@ from gateway import filter
 from gateway.columns import Filter, Format, open_filter
 from gateway.columns.asked import Asked, rewrite
 from gateway.columns.classes import Reveal
-from gateway.filter import Unfilterable, receipt, unreadable
+from gateway.filter import Parts, Unfilterable, receipt, unreadable
 from gateway.model import Call
 from gateway.problem import Headers
 
@@ -82,6 +82,9 @@ class Bounded:
             raise Unfilterable("the body has more personal records than were asked for")
         self.given = self.tally.personal
         return shown
+
+    def parts(self, data: bytes) -> Parts:
+        return (self.feed(data),)
 
     def close(self) -> bytes:
         return self._inner.close()

@@ -20,7 +20,7 @@ from itertools import islice
 from typing import Generic, Literal, Protocol, TypeVar
 
 from gateway.columns.classes import CLASSES, ColumnClass, Reveal
-from gateway.filter import Unfilterable
+from gateway.filter import Parts, Unfilterable
 
 MAX_RECORD = 1_048_576
 """Bytes of one record; also what waits in memory for its end, beside one piece."""
@@ -196,6 +196,10 @@ class Records(ABC, Generic[P]):
             self._broken = True
             self.tally.rows, self.tally.personal = before  # nothing of this call is delivered
             raise
+
+    def parts(self, data: bytes) -> Parts:
+        """As `feed`: everything is written anew."""
+        return (self.feed(data),)
 
     def close(self) -> bytes:
         """The end of the upstream's body. Raises: Unfilterable when it is not a whole one."""

@@ -347,6 +347,17 @@ async def test_begin_needs_an_idle_connection_and_sends_nothing_without_one():
 
 
 @both_loops
+async def test_an_answer_to_a_request_that_is_not_out_yet_is_nobodys():
+    async with facing(answers(OK)) as (_, upstream):
+        await fetch(upstream)
+        heard = Heard()
+        connection = upstream.begin(GET, upstream.encode(GET), heard)
+        connection.data_received(OK)  # in the very turn of the loop: the request has still to be written
+        assert heard.calls == [("error", "upstream-invalid", False)]
+        assert upstream.stats() == Stats(0, 0, 0)
+
+
+@both_loops
 async def test_the_connection_is_free_for_the_next_request_inside_on_done():
     async with facing(answers(OK)) as (raw, upstream):
         await fetch(upstream)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.fields import WINDOW, Hosts, Look, field_class, holds_users, of_a_user
+from gateway.fields import VENDOR_HOSTS, WINDOW, Hosts, Look, field_class, holds_users, of_a_user
+from gateway.filter import Unfilterable
 
 HOSTS = Hosts("https://cedar.invoca.net", "https://gateway.example.com")
 
@@ -82,6 +83,32 @@ def test_the_look_goes_over_its_own_edges():
         body = bytearray(b"x" * 4 * WINDOW)
         body[at : at + 7] = b"API_Key"
         assert look.first(bytes(body)) == at
+
+
+@pytest.mark.parametrize("users", [False, True])
+@pytest.mark.parametrize("mark", ["", "_", "-", "__", "-_", "_--"])
+def test_the_look_finds_joined_words_in_every_spelling(mark, users):
+    pairs = ("api key", "first name", "last name", "contact phone", "object url", "prompt url")
+    for personal in (False, True):
+        look = Look(HOSTS.names, personal, users)
+        for pair in pairs if personal else (pairs[0], *pairs[4:]):
+            for name in (
+                pair.replace(" ", mark),
+                pair.title().replace(" ", mark),
+                pair.upper().replace(" ", mark),
+            ):
+                assert not look.clean(f'{{"a": 1, "{name}": "x"}}'.encode()), name
+
+
+@pytest.mark.parametrize("bad", [b"\0", b"\xc0", b"\xc1"])
+def test_what_no_json_in_utf_8_has_is_never_clean(bad):
+    look = Look(HOSTS.names, personal=True)
+    for at in (0, 100, WINDOW - 1, WINDOW, WINDOW + 99):
+        body = bytearray(b"x" * (WINDOW + 100))
+        body[at : at + 1] = bad
+        assert not look.clean(bytes(body))
+        with pytest.raises(Unfilterable):
+            look.first(bytes(body))
 
 
 @pytest.mark.parametrize("text", ["a & b", "<b>", "caf\u00e9"])

@@ -27,11 +27,11 @@ README = (ROOT / "README.md").read_text()
 # Bottom first. A module imports only what stands before it, so that a cycle cannot be written.
 LADDER = str.split("""
 model problem tomlfile config command
-tokens once finder target headers body operation fields filter grammar refusals replacing
+tokens once finder target headers body operation filter fields grammar refusals replacing
 words shipped columns policyfile policy shapes strip shield table compile proof cases
 contract mutation matrix difference replay matrixpage load ratelimit metrics shadow
-reply connection upstream fullset store scan audit lastuse budget credentials verdicts authenticate issue passwords
-signin
+reply outbox connection upstream fullset store scan audit lastuse budget credentials verdicts authenticate issue
+passwords signin
 inforce exchange ops flow selfservice oauth admin lean wire selftest
 app reload serve sandbox demo policycli scancli keyscli usercli cli __main__
 """)
