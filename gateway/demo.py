@@ -20,7 +20,6 @@ from aiohttp import ClientSession, ClientTimeout, DummyCookieJar
 from argon2 import PasswordHasher
 from yarl import URL
 
-from gateway import sandbox
 from gateway.app import bind, build
 from gateway.config import Config, Limits, Listen, Record, SignIn, Upstream
 from gateway.config import Store as StoreSettings
@@ -151,6 +150,8 @@ async def _up(options: Options, folder: Path) -> AsyncIterator[Demo]:
 
 @contextlib.asynccontextmanager
 async def _sandbox(token: str) -> AsyncIterator[str]:
+    from gateway import sandbox  # with an upstream of its own a demo does without
+
     runner, port = await sandbox.start(sandbox.Sandbox(credential=token))
     try:
         yield f"http://127.0.0.1:{port}"

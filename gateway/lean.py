@@ -45,8 +45,6 @@ MIN_READ_RATE = 1_024
 """Bytes a second below which a client that reads counts as one that does not."""
 
 HEADS = 1_024
-HEEDED = frozenset({*headers.TO_CLIENT, b"content-encoding", b"location"})
-"""Of a reply's head: what travels, and what is judged."""
 JSON_LINE = b"Content-Type: application/json\r\n"
 CRLF = b"\r\n"
 _STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
@@ -215,13 +213,12 @@ class Lean:
 
         They depend on little of it, which is the same again and again.
         """
-        heeded = tuple([header for header in reply if header[0] in HEEDED])
-        key = guard, status, heeded
+        key = guard, status, reply
         lines = self._heads.get(key)
         if lines is None:
-            flows(status, heeded)
-            more = () if guard is None else guard.fields(status, heeded)
-            lines = _pairs((*headers.to_client(heeded, status), *more))
+            flows(status, reply)
+            more = () if guard is None else guard.fields(status, reply)
+            lines = _pairs((*headers.to_client(reply, status), *more))
             if len(self._heads) >= HEADS:
                 self._heads.clear()
             self._heads[key] = lines

@@ -24,8 +24,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import cedarpy
-
+from gateway.cedar import cedarpy
 from gateway.model import (
     ACCOUNT_KINDS,
     APIS,

@@ -19,9 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import cedarpy
-
 from gateway import tomlfile, words
+from gateway.cedar import cedarpy
 from gateway.columns import classes
 from gateway.columns.classes import Classes
 from gateway.model import COLUMN_CLASSES, Operation, PolicyRef

@@ -36,6 +36,12 @@ HOP_BY_HOP = frozenset(
 )  # fmt: skip
 """Names that never travel on: RFC 9110 7.6.1, and the two that say how this one message was framed."""
 
+HEEDED = frozenset(
+    (b"content-type", b"content-language", b"content-disposition", b"content-encoding", b"location")
+)
+"""Names that a sink is told of: what travels on, and what is judged. Every other is checked and let go: upstreams send
+a dozen that nobody here asks for."""
+
 _TEXT = bytes(b for b in range(256) if b == 9 or (b >= 32 and b != 127))
 _TOKEN = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _LINE_ENDS = tuple(CRLF * n for n in range(MAX_HEADERS + 1))
@@ -43,11 +49,15 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [\t\x20-\x7e\x8
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[\t ]*;[\t\x20-\x7e\x80-\xff]*)?")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
+_UNHEEDED, _TOLD, _HOP = range(3)
+_Line = tuple[tuple[bytes, bytes], int]
+"""Name and value, and whose the header is: nobody's, the sink's, or this hop's alone."""
+
 # What upstreams send again and again is judged once. Bounded: an upstream that varies it costs time, not memory.
 _names: dict[bytes, bytes] = {}
 _status_lines: dict[bytes, tuple[bool, int]] = {}
-_lines: dict[bytes, tuple[tuple[bytes, bytes], bool]] = {}
-"""Whole lines of headers as they were judged: name and value, and whether the header is for this hop alone."""
+_lines: dict[bytes, _Line] = {}
+"""Whole lines of headers as they were judged."""
 _MAX_KNOWN = 512
 
 _HEAD, _LENGTH, _CLOSE, _SIZE, _DATA, _DATA_END, _TRAILERS, _ENDED = range(8)
@@ -65,7 +75,7 @@ class Sink(Protocol):
     """Who an answer is told to, synchronously, inside the transport's callback.
 
     `on_whole`, or `on_head` and then any number of `on_body`; last exactly one of `on_done` and `on_error`. An
-    `on_error` may come alone. Header names are in lower case; hop-by-hop and framing ones are gone. `length` is
+    `on_error` may come alone. Headers are the HEEDED ones, in lower case, in order, repeats kept. `length` is
     the declared Content-Length, also where no body follows (HEAD, 304); None when none was declared.
     """
 
@@ -196,17 +206,21 @@ class Parser:
         Returns the status."""
         head = data[:end]
         lines = head.split(CRLF)
-        status_line = _status_lines.get(lines[0])
-        known = [read for line in lines[1:] if (read := _lines.get(line)) is not None]
-        if status_line is None or len(known) < len(lines) - 1 or len(known) > MAX_HEADERS:
-            status_line, known = _judged(head, lines)
-        current, status = status_line
+        try:
+            current, status = _status_lines[lines[0]]
+            known = [_lines[line] for line in lines[1:]]
+        except KeyError:
+            (current, status), known = _judged(head, lines)
+        if len(known) > MAX_HEADERS:
+            raise Invalid("head bytes")
         headers: list[tuple[bytes, bytes]] = []
         length: int | None = None
         chunked = False
         options = b""
-        for header, hop in known:
-            if not hop:
+        for header, whose in known:
+            if whose == _UNHEEDED:
+                continue
+            if whose == _TOLD:
                 headers.append(header)
                 continue
             name, value = header
@@ -377,9 +391,6 @@ def _read_status_line(line: bytes) -> tuple[bool, int]:
     return known
 
 
-_Line = tuple[tuple[bytes, bytes], bool]
-
-
 def _judged(head: bytes, lines: list[bytes]) -> tuple[tuple[bool, int], list[_Line]]:
     """The lines of a head, one of which at least was never seen before: status line and headers, as remembered."""
     count = len(lines) - 1
@@ -397,7 +408,8 @@ def _read_line(line: bytes) -> _Line:
     lower = _names.get(name) or _read_name(name)
     if not colon:
         raise Invalid("header without a colon")
-    read = (lower, value.strip(b"\t ")), lower in HOP_BY_HOP
+    whose = _HOP if lower in HOP_BY_HOP else _TOLD if lower in HEEDED else _UNHEEDED
+    read = (lower, value.strip(b"\t ")), whose
     if len(line) <= 128:
         if len(_lines) >= _MAX_KNOWN:  # dates and ids never come again: what does will be back at once
             _lines.clear()

@@ -254,8 +254,8 @@ class Upstream:
 class Reply:
     """What the upstream sent, for a coroutine: a context (`Upstream.open`), then the head, then `read`.
 
-    `headers` have lower-case names, in order, repeats kept, without framing, hop-by-hop and what Connection
-    named. `length` is the declared Content-Length, also where no body follows; None when there was none.
+    `headers` are those that `reply.HEEDED` names, in lower case, in order, repeats kept. `length` is the declared
+    Content-Length, also where no body follows; None when there was none.
     """
 
     __slots__ = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.fields import VENDOR_HOSTS, WINDOW, Hosts, Look, field_class, holds_users, of_a_user
+from gateway.fields import WINDOW, Hosts, Look, field_class, holds_users, of_a_user
 from gateway.filter import Unfilterable
 
 HOSTS = Hosts("https://cedar.invoca.net", "https://gateway.example.com")

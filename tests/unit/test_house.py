@@ -28,7 +28,7 @@ README = (ROOT / "README.md").read_text()
 LADDER = str.split("""
 model problem tomlfile config command
 tokens once finder target headers body operation filter fields grammar refusals replacing
-words shipped columns policyfile policy shapes strip shield table compile proof cases
+words cedar shipped columns policyfile policy shapes strip shield table compile proof cases
 contract mutation matrix difference replay matrixpage load ratelimit metrics shadow
 reply outbox connection upstream fullset store scan audit lastuse budget credentials verdicts authenticate issue
 passwords signin
@@ -168,3 +168,11 @@ def test_explain_answers_in_the_contracts_json(capsys, kind, account, request_li
 def test_policy_test_passes_on_the_shipped_set(capsys):
     assert cli.main(["policy", "test"]) == 0
     assert re.fullmatch(r"\d+ passed, 0 failed\n", capsys.readouterr().out)
+
+
+def test_a_gateway_that_serves_does_without_the_policy_engine():
+    asked = "import sys, gateway.app; from gateway.cedar import cedarpy; "
+    for last, loaded in (("", "False"), ("cedarpy.Schema; ", "True")):
+        run = [sys.executable, "-c", f"{asked}{last}print('cedarpy._internal' in sys.modules)"]
+        done = subprocess.run(run, capture_output=True, text=True, cwd=ROOT, check=True)
+        assert done.stdout.strip() == loaded
