@@ -49,15 +49,15 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [\t\x20-\x7e\x8
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[\t ]*;[\t\x20-\x7e\x80-\xff]*)?")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
-_UNHEEDED, _TOLD, _HOP = range(3)
-_Line = tuple[tuple[bytes, bytes], int]
-"""Name and value, and whose the header is: nobody's, the sink's, or this hop's alone."""
+_Line = tuple[tuple[bytes, bytes], bool]
+"""Name and value of a header that is heeded, and whether it is for this hop alone."""
 
 # What upstreams send again and again is judged once. Bounded: an upstream that varies it costs time, not memory.
 _names: dict[bytes, bytes] = {}
 _status_lines: dict[bytes, tuple[bool, int]] = {}
-_lines: dict[bytes, _Line] = {}
-"""Whole lines of headers as they were judged."""
+_lines: dict[bytes, _Line | None] = {}
+"""Whole lines of headers as they were judged; None for one that nobody heeds."""
+_line_of = _lines.__getitem__
 _MAX_KNOWN = 512
 
 _HEAD, _LENGTH, _CLOSE, _SIZE, _DATA, _DATA_END, _TRAILERS, _ENDED = range(8)
@@ -208,19 +208,17 @@ class Parser:
         lines = head.split(CRLF)
         try:
             current, status = _status_lines[lines[0]]
-            known = [_lines[line] for line in lines[1:]]
+            known = list(filter(None, map(_line_of, lines[1:])))
         except KeyError:
             (current, status), known = _judged(head, lines)
-        if len(known) > MAX_HEADERS:
+        if len(lines) > MAX_HEADERS + 1:
             raise Invalid("head bytes")
         headers: list[tuple[bytes, bytes]] = []
         length: int | None = None
         chunked = False
         options = b""
-        for header, whose in known:
-            if whose == _UNHEEDED:
-                continue
-            if whose == _TOLD:
+        for header, hop in known:
+            if not hop:
                 headers.append(header)
                 continue
             name, value = header
@@ -399,17 +397,18 @@ def _judged(head: bytes, lines: list[bytes]) -> tuple[tuple[bool, int], list[_Li
     if count > MAX_HEADERS or head.translate(None, _TEXT) != _LINE_ENDS[count]:
         raise Invalid("head bytes")
     status_line = _status_lines.get(lines[0]) or _read_status_line(lines[0])
-    return status_line, [_lines.get(line) or _read_line(line) for line in lines[1:]]
+    read = [_lines[line] if line in _lines else _read_line(line) for line in lines[1:]]
+    return status_line, [line for line in read if line is not None]
 
 
-def _read_line(line: bytes) -> _Line:
+def _read_line(line: bytes) -> _Line | None:
     """One header, remembered when it is short: most come again with the next answer."""
     name, colon, value = line.partition(b":")
     lower = _names.get(name) or _read_name(name)
     if not colon:
         raise Invalid("header without a colon")
-    whose = _HOP if lower in HOP_BY_HOP else _TOLD if lower in HEEDED else _UNHEEDED
-    read = (lower, value.strip(b"\t ")), whose
+    hop = lower in HOP_BY_HOP
+    read = ((lower, value.strip(b"\t ")), hop) if hop or lower in HEEDED else None
     if len(line) <= 128:
         if len(_lines) >= _MAX_KNOWN:  # dates and ids never come again: what does will be back at once
             _lines.clear()
