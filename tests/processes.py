@@ -226,12 +226,13 @@ def delete(url: str, manager: str, token_id: str) -> Answer:
 
 @dataclass
 class RecordingUpstream:
-    """Answers every request with an empty list, and keeps the heads as they came.
+    """Answers every request with a list of `filling`, and keeps the heads as they came.
 
     Clear `go_on` to hold answers half-way: the head and the first byte are out, the rest waits.
     """
 
     port: int = 0
+    filling: bytes = b""
     heads: list[bytes] = field(default_factory=list)
     go_on: threading.Event = field(default_factory=threading.Event)
 
@@ -249,10 +250,11 @@ class RecordingUpstream:
             while head := self._head(stream):
                 self.heads.append(head)
                 connection.sendall(
-                    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n["
+                    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                    b"Content-Length: %d\r\n\r\n[" % (2 + len(self.filling))
                 )
                 self.go_on.wait(PATIENCE_S)
-                connection.sendall(b"]")
+                connection.sendall(self.filling + b"]")
 
     @staticmethod
     def _head(stream: Any) -> bytes:
