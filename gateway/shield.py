@@ -14,7 +14,8 @@ from gateway.fields import Hosts, Look
 from gateway.filter import Tally, receipt, unreadable
 from gateway.model import Call, ColumnClass
 from gateway.problem import Headers
-from gateway.strip import Rules, Strip
+from gateway.rules import Rules
+from gateway.strip import Strip
 
 Fields = tuple[tuple[bytes, bytes], ...]
 

@@ -15,9 +15,11 @@ from gateway import replacing
 from gateway.columns import records
 from gateway.fields import Hosts, Look, field_class, holds_users, is_address, of_a_user
 from gateway.filter import Unfilterable
+from gateway.reading import Reading
 from gateway.refusals import documented
+from gateway.rules import Rules, Tally
 from gateway.shapes import Shapes, _tokens
-from gateway.strip import Rules, Strip, Tally, _Reading
+from gateway.strip import Strip
 
 HOSTS = Hosts("https://cedar.invoca.net", "https://gateway.example.com")
 RULES = {
@@ -309,7 +311,7 @@ def test_the_quick_look_is_never_wrong_about_what_is_clean(reply):
     if not rules.look.clean(body):
         return
     tally = Tally()
-    reading = _Reading(rules, tally)
+    reading = Reading(rules, tally)
     exact = reading.feed(body) + reading.close()
     assert not tally.withheld
     assert read(exact) == read(body) == visible

@@ -28,7 +28,7 @@ README = (ROOT / "README.md").read_text()
 LADDER = str.split("""
 model problem tomlfile config command
 tokens once finder target headers body operation filter fields grammar refusals replacing
-words cedar shipped columns policyfile policy shapes strip shield table compile proof cases
+words cedar shipped columns policyfile policy shapes rules reading strip shield table compile proof cases
 contract mutation matrix difference replay matrixpage load ratelimit metrics shadow
 reply outbox connection upstream fullset store scan audit lastuse budget credentials verdicts authenticate issue
 passwords signin

@@ -7,8 +7,10 @@ import pytest
 from gateway.columns.records import LEARNED_AFTER
 from gateway.fields import Hosts, Look
 from gateway.filter import Unfilterable
+from gateway.reading import LESSONS, MAX_DEPTH
+from gateway.rules import Rules
 from gateway.shapes import DEEPEST, KEPT
-from gateway.strip import LESSONS, MAX_DEPTH, Rules, Strip
+from gateway.strip import Strip
 
 HOSTS = Hosts("https://cedar.invoca.net", "https://gateway.example.com")
 ROW = b'{"id": %d, "api_key": "x", "a": %b, "object_url": "https://x.example.com/", "in": {"b": [%b, {}]}}'

@@ -8,9 +8,11 @@ import tracemalloc
 
 import pytest
 
-from gateway.fields import Hosts, Look
+from gateway.fields import LONGEST_START, Hosts, Look
 from gateway.filter import GATHERED, Unfilterable
-from gateway.strip import LONGEST_START, MAX_TOKEN, Rules, Strip
+from gateway.reading import MAX_TOKEN
+from gateway.rules import Rules
+from gateway.strip import Strip
 
 HOSTS = Hosts("https://cedar.invoca.net", "https://gateway.example.com")
 RULES = Rules(HOSTS, Look(HOSTS.names, personal=True), personal=True)
