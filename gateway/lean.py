@@ -287,7 +287,10 @@ class Exchange:
                 self._state = FLOWING
                 head = self._head(status, fields, None if status == 204 else len(body), False)
                 self.event.bytes_out = len(body)
-                self._client.answer(head + body)
+                if len(body) < UNCOPIED:
+                    self._client.answer(head + body)
+                else:  # neither copied, nor piled up with those of other clients
+                    self._client.send_together((head, body))
             else:
                 self._state = LOOKED_AT
                 self._pieces = (body,)
