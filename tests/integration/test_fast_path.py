@@ -11,7 +11,9 @@ import pytest
 
 from gateway.config import Policies, Store
 from gateway.demo import ADVERTISER
+from gateway.lean import UNCOPIED
 from gateway.load import Sets, load_policies
+from gateway.outbox import Outbox
 from gateway.problem import Problem
 from gateway.store import open_store
 from tests.conftest import Clock, add_person
@@ -133,6 +135,24 @@ async def test_both_ways_give_the_same_answer_and_the_same_record(tmp_path, row)
     assert body is None or short.body == body
     assert short == general
     assert len(short.sent) == 1
+
+
+@both_loops
+async def test_a_long_answer_that_came_whole_is_not_piled_up_with_others(tmp_path, monkeypatch):
+    piled: list[int] = []
+    put = Outbox.put
+
+    def seen(outbox, transport, data):
+        piled.append(len(data))
+        put(outbox, transport, data)
+
+    monkeypatch.setattr(Outbox, "put", seen)
+    for body in (TEN_MB[:1_000], TEN_MB[:60_000]):
+        folder = tmp_path / str(len(body))
+        folder.mkdir()
+        short, general = await outcomes(answers(reply("200 OK", body=body)), folder)
+        assert (short.body, short) == (body, general)
+    assert 1_000 < max(piled) < UNCOPIED
 
 
 @both_loops
