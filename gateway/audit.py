@@ -19,15 +19,18 @@ import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 from gateway.model import AuditEvent, Decision
 from gateway.problem import Problem
 
 SCHEMA = 1
-KEPT = 4_096
 TOGETHER, LATE_S = 64, 0.02
 log = logging.getLogger("gateway.audit")
+
+_quoted = lru_cache(4_096)(json.dumps)
+"""Addresses, of which one of IPv6 may end in whatever its zone is called (RFC 4007 section 11.2)."""
 
 
 class Recorder:
@@ -49,11 +52,10 @@ class Recorder:
         self._digest = digest
         self._clock = clock
         self._later = later
-        self._waiting: list[tuple[AuditEvent, float]] = []
+        self._waiting: list[str] = []
         self._torn = False
-        self._second = -1
-        self._second_text = ""
-        self._kept: dict[tuple[object, ...], tuple[str, object]] = {}
+        self._millisecond = -1
+        self._time_text = ""
         self.healthy = True
         self.alarms = 0
 
@@ -68,14 +70,15 @@ class Recorder:
         Lines of reads that were allowed are written together, at most 64 and at most 20 ms late; what changed
         something, or was refused, is written at once.
         """
-        call, now = event.call, self._clock()
-        if event.problem is not None or call is None or call.operation.effect != "read":
-            self._write(self._line("exchange", event, now))
+        line = self._line("exchange", event, self._clock())
+        if event.problem is not None or event.call is None or event.call.operation.effect != "read":
+            self._write(line)
             return
-        self._waiting.append((event, now))
-        if len(self._waiting) >= TOGETHER:
+        waiting = self._waiting
+        waiting.append(line)
+        if len(waiting) >= TOGETHER:
             self.flush()
-        elif len(self._waiting) == 1:
+        elif len(waiting) == 1:
             self._later(LATE_S, self.flush)
 
     def flush(self) -> None:
@@ -89,13 +92,15 @@ class Recorder:
             os.close(self._file)
 
     def _line(self, kind: str, event: AuditEvent, now: float) -> str:
-        second = int(now)
-        if second != self._second:
-            self._second = second
-            self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        millisecond = int(now * 1000)
+        if millisecond != self._millisecond:
+            self._millisecond = millisecond
+            self._time_text = _time(millisecond)
+        facts = event.facts
+        same = facts.text if facts is not None and facts.text else self._facts(event)
         line = (
-            f'{{"v":{SCHEMA},"time":"{self._second_text}.{int((now - second) * 1000):03d}+00:00","event":"{kind}"'
-            f',"request_id":"{event.request_id}"{self._facts(event)}'
+            f'{{"v":{SCHEMA},"time":"{self._time_text}","event":"{kind}"'
+            f',"request_id":"{event.request_id}","client":{_quoted(event.client)},{same}'
         )
         if kind == "begun":
             return line + "}\n"
@@ -110,24 +115,15 @@ class Recorder:
 
     def _facts(self, event: AuditEvent) -> str:
         """Who asked for what, and what was decided: the same for every request like this one."""
-        principal, call, decision, shadow = event.principal, event.call, event.decision, event.shadow
-        # That of the policies that decided: those put in force meanwhile did not.
-        digest = event.policy_digest or self._digest()
-        if event.act is not None or event.subject is not None:
-            return _fragment(event, digest)
-        who = (digest, event.client, event.method, event.surface, event.relation)
-        key = (id(principal), id(call), id(decision), id(shadow), who)
-        kept = self._kept.get(key)
-        # The values are held, so that no other value can have come to be at their addresses.
-        if kept is None:
-            if len(self._kept) >= KEPT:
-                self._kept.clear()
-            kept = self._kept[key] = (_fragment(event, digest), (principal, call, decision, shadow))
-        return kept[0]
+        # The digest of the policies that decided: those put in force meanwhile did not.
+        text = _fragment(event, event.policy_digest or self._digest())
+        if event.facts is not None:
+            event.facts.text = text
+        return text
 
     def _write(self, text: str) -> bool:
         if self._waiting:  # the order of lines is the order of exchanges
-            text = "".join([self._line("exchange", *finished) for finished in self._waiting]) + text
+            text = "".join(self._waiting) + text
             self._waiting.clear()
         line = text.encode()
         if self._torn:  # half a line of an earlier failure stands there: it must not swallow this one
@@ -151,10 +147,14 @@ class Recorder:
 
 def _fragment(event: AuditEvent, digest: str) -> str:
     """What of a line does not change from one request to the next of its kind."""
-    standing = {"surface": event.surface, "client": event.client, "method": event.method}
+    standing = {"surface": event.surface, "method": event.method}
     said = standing | _who(event) | _what(event) | {"policy_digest": digest[:16]}
     fields = {name: value for name, value in said.items() if value is not None}
-    return "," + json.dumps(fields, separators=(",", ":"))[1:-1]
+    return json.dumps(fields, separators=(",", ":"))[1:-1]
+
+
+def _time(millisecond: int) -> str:
+    return f"{datetime.fromtimestamp(millisecond // 1000, UTC):%Y-%m-%dT%H:%M:%S}.{millisecond % 1000:03d}+00:00"
 
 
 def _who(event: AuditEvent) -> dict[str, object]:

@@ -13,7 +13,7 @@ import secrets
 import socket
 import struct
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 
 from aiohttp import HttpVersion, HttpVersion11, web
@@ -68,15 +68,12 @@ class Exchanges:
         self._authenticator = authenticator
         self._metrics = metrics
         self.clock = clock
-        self._process = secrets.token_hex(8)
-        self._number = itertools.count()
+        self._ids = _request_ids(secrets.token_hex(8))
         self._refused_us: dict[str, float] = {}
 
     def begin(self, method: str, client: str, surface: str) -> AuditEvent:
         """A new event. Its request id is unique: 64 random bits of the process, and a count."""
-        return AuditEvent(
-            f"{self._process}{next(self._number) & 0xFFFFFFFF:08x}", self.clock(), surface, method, client
-        )
+        return AuditEvent(next(self._ids), self.clock(), surface, method, client)
 
     def middleware(self) -> Middleware:
         @web.middleware
@@ -266,6 +263,15 @@ def break_off(transport: asyncio.Transport | None) -> None:
     if sock is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
+
+
+def _request_ids(process: str) -> Iterator[str]:
+    """`process`, and a count in eight hex digits. What changes from one to the next are the last two."""
+    last = [f"{number:02x}" for number in range(256)]
+    for number in itertools.count():
+        start = f"{process}{number & 0xFFFFFF:06x}"
+        for digits in last:
+            yield start + digits
 
 
 def surface_of(path: str) -> str:

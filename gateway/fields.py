@@ -41,7 +41,7 @@ LONGEST_START = 1_024
 """Characters from the beginning of a text within which an address has named its host."""
 WINDOW = 131_072
 """Bytes looked at together: their second copy stays in the processor's cache beside the first."""
-NEVER, ELSE = b"\0", 1
+NEVER, ELSE = 0, 1
 """What bytes are looked at as: those that UTF-8 text of JSON never has, and by which another reading could hide a name
 (NUL, as of UTF-16, and the beginnings of overlong forms); and those that are in no word."""
 
@@ -155,7 +155,7 @@ class Look:
         sought = [word for word in folded if not any(other in word for other in folded if other != word)]
         letters = frozenset(b"".join(sought))
         self._table = bytes(
-            NEVER[0] if at in b"\0\xc0\xc1" else byte[0] if byte[0] in letters else ELSE
+            NEVER if at in b"\0\xc0\xc1" else byte[0] if byte[0] in letters else ELSE
             for at, byte in enumerate(table)
         )
         self.longest = max(map(len, sought))

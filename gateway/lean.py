@@ -30,7 +30,7 @@ from gateway.exchange import Exchanges, standing_fields
 from gateway.filter import Filter, Guard, Parts, Unfilterable, unreadable
 from gateway.flow import STREAMED, Flow, asks_the_store, counted, flows, reaches
 from gateway.load import Sets
-from gateway.model import AuditEvent, Call, Decision, Moment, Principal, Relation
+from gateway.model import AuditEvent, Call, Decision, Facts, Moment, Principal, Relation
 from gateway.policy import relation
 from gateway.problem import Headers, Problem
 from gateway.refusals import MAX_BYTES as MAX_REFUSAL_BYTES
@@ -46,6 +46,9 @@ MIN_READ_RATE = 1_024
 
 HEADS = 1_024
 JSON_LINE = b"Content-Type: application/json\r\n"
+ID = b"Gateway-Request-Id: "
+LENGTH = b"Content-Length: %d\r\n"
+IN_CHUNKS = b"Transfer-Encoding: chunked\r\n"
 CRLF = b"\r\n"
 _STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
@@ -86,9 +89,9 @@ class Plan:
     """What one request comes to, for the principal it was worked out for.
 
     `message` is aiohttp's reading of it. `wire` is the request as it goes upstream; `answer` are the standing
-    header lines of the answer. `sets` decided, and a plan holds while they are in force; it may be kept when it is
+    header lines of the answer up to the request's id, `end` those behind its framing. `sets` decided, and a plan holds while they are in force; it may be kept when it is
     `steady`: neither decision depends on the moment. `guard` protects the answer. `shadow` is what the set that is
-    tried would have decided.
+    tried would have decided. `facts` are those of its records.
     """
 
     message: RawRequestMessage
@@ -101,10 +104,12 @@ class Plan:
     request: UpstreamRequest
     wire: bytes
     answer: bytes
+    end: bytes
     sets: Sets
     steady: bool
     guard: Guard | None
     shadow: Decision | None
+    facts: Facts
 
 
 class Lean:
@@ -161,7 +166,9 @@ class Lean:
         if connection is None:
             return None
         event = self._exchanges.begin("GET", address, "proxy")
-        event.principal, event.call, event.decision = principal, plan.call, plan.decision
+        event.principal, event.call, event.decision, event.facts = (
+            principal, plan.call, plan.decision, plan.facts,
+        )  # fmt: skip
         event.relation = plan.relation
         event.policy_digest = plan.sets.enforced.digest
         if plan.shadow is not None:
@@ -201,15 +208,17 @@ class Lean:
         asked = (principal.owner, call.operation, related, principal.token_id)
         return Plan(
             message, head.authorization, head.forwarded_for, principal, call, related, decision,
-            request, flow.upstream.encode(request), _lines((*standing_fields(principal), ("Via", headers.VIA))),
+            request, flow.upstream.encode(request),
+            _lines((*standing_fields(principal), ("Via", headers.VIA))) + ID,
+            b"Connection: close\r\n\r\n" if message.should_close else CRLF,
             sets, table.steady(*asked) and (tried is None or tried.steady(*asked)),
             guard,
-            flow.shadow.judge(tried, principal, call.operation, related, moment),
+            flow.shadow.judge(tried, principal, call.operation, related, moment), Facts(),
         )  # fmt: skip
 
     def travelling(self, guard: Guard | None, status: int, reply: headers.Pairs) -> bytes:
-        """The lines of a reply's head that travel, and those that its guard adds. Raises: Problem, as `flows` and
-        `Guard.fields` do.
+        """The status line, the lines of a reply's head that travel, and those that its guard adds. Raises: Problem, as
+        `flows` and `Guard.fields` do.
 
         They depend on little of it, which is the same again and again.
         """
@@ -218,7 +227,7 @@ class Lean:
         if lines is None:
             flows(status, reply)
             more = () if guard is None else guard.fields(status, reply)
-            lines = _pairs((*headers.to_client(reply, status), *more))
+            lines = _status_line(status) + _pairs((*headers.to_client(reply, status), *more))
             if len(self._heads) >= HEADS:
                 self._heads.clear()
             self._heads[key] = lines
@@ -251,12 +260,10 @@ class Exchange:
     """One request on the short way, from the moment it went upstream. The sink of its answer (`reply.Sink`)."""
 
     event: AuditEvent
+    connection: Connection | None
     # Most answers come whole and need none of these: defaults of the class.
-    connection: Connection | None = None
-    spent: Headers = ()
     _state = WAITING
     _pieces: tuple[bytes, ...] = ()
-    _filter: Filter | None = None
     # The head of an answer that goes through a filter, until the first of it may pass.
     _kept_head: tuple[int, bytes] | None = None
     _stalled_s = 0.0
@@ -266,6 +273,9 @@ class Exchange:
         self._lean = lean
         self._client = client
         self._plan = plan
+        # Read in every exchange: found sooner than a default of the class.
+        self.spent: Headers = ()
+        self._filter: Filter | None = None
 
     @property
     def token_id(self) -> str:
@@ -285,12 +295,12 @@ class Exchange:
                     self._feed(body)
                     return
                 self._state = FLOWING
-                head = self._head(status, fields, None if status == 204 else len(body), False)
-                self.event.bytes_out = len(body)
-                if len(body) < UNCOPIED:
-                    self._client.answer(head + body)
+                self.event.bytes_out = size = len(body)
+                framing = b"" if status == 204 else LENGTH % size
+                if size < UNCOPIED:
+                    self._client.answer(self._head(status, fields, framing, body))
                 else:  # neither copied, nor piled up with those of other clients
-                    self._client.send_together((head, body))
+                    self._client.send_together((self._head(status, fields, framing), body))
             else:
                 self._state = LOOKED_AT
                 self._pieces = (body,)
@@ -307,7 +317,8 @@ class Exchange:
                     self._filter_on(guard, status, fields)
                     return
                 self._state = FLOWING if length is not None else CHUNKED
-                self._client.send(self._head(status, fields, length, length is None))
+                framing = IN_CHUNKS if length is None else LENGTH % length
+                self._client.send(self._head(status, fields, framing))
             else:
                 self._state = LOOKED_AT
         except Problem as problem:
@@ -415,7 +426,7 @@ class Exchange:
             self._kept_head = None
             assert self._plan.guard is not None  # which made the filter
             fields += _lines(self._plan.guard.receipt(None))
-            self._client.send(self._head(status, fields, None, True))
+            self._client.send(self._head(status, fields, IN_CHUNKS))
         self.event.bytes_out += size
         self._send_chunk(parts, size)
 
@@ -432,7 +443,7 @@ class Exchange:
             status, fields = self._kept_head
             self.event.bytes_out = len(last)
             fields += _lines(guard.receipt(opened.tally))
-            self._client.answer(self._head(status, fields, len(last), False) + last)
+            self._client.answer(self._head(status, fields, _sized(last), last))
         else:
             self._show((last,))
             self._client.send(b"0\r\n\r\n")
@@ -456,7 +467,7 @@ class Exchange:
             self._refuse(problem)
             return
         self.event.bytes_out = len(text)
-        self._client.answer(self._head(status, JSON_LINE, len(text), False) + text)
+        self._client.answer(self._head(status, _status_line(status) + JSON_LINE, _sized(text), text))
         self._end()
 
     def _refuse(self, problem: Problem) -> None:
@@ -471,7 +482,10 @@ class Exchange:
         standing = standing_fields(event.principal)
         told = {name for name, _ in fields}
         fields = (*fields, *((name, value) for name, value in standing if name not in told))
-        self._client.answer(self._framed(status, _lines(fields), len(text), False) + text)
+        lines = _status_line(status) + _lines(fields)
+        self._client.answer(
+            b"".join((lines, ID, event.request_id.encode(), _date(), _sized(text), self._plan.end, text))
+        )
         self._end()
 
     def _cut(self, kind: str) -> None:
@@ -494,42 +508,35 @@ class Exchange:
             self.connection.abort()
             self.connection = None
 
-    def _head(self, status: int, fields: bytes, length: int | None, chunked: bool) -> bytes:
-        self.event.status = status
+    def _head(self, status: int, lines: bytes, framing: bytes, body: bytes = b"") -> bytes:
+        """A head with `body` behind it: `lines` are those up to our own, `framing` says how long the body is (RFC 9112
+        section 6)."""
+        event, plan = self.event, self._plan
+        event.status = status
         if self.spent:
-            fields += _lines(self.spent)
-        return self._framed(status, fields + self._plan.answer, length, chunked)
-
-    def _framed(self, status: int, lines: bytes, length: int | None, chunked: bool) -> bytes:
-        """A whole head, but for what the caller gives in `lines`; our own framing (RFC 9112 section 6)."""
-        whole = [
-            _STATUS.get(status) or f"HTTP/1.1 {status} \r\n".encode(),
-            lines,
-            b"Gateway-Request-Id: ",
-            self.event.request_id.encode(),
-            CRLF,
-            _date(),
-        ]
-        if length is not None:
-            whole.append(b"Content-Length: %d\r\n" % length)
-        if chunked:
-            whole.append(b"Transfer-Encoding: chunked\r\n")
-        if self._plan.message.should_close:
-            whole.append(b"Connection: close\r\n")
-        whole.append(CRLF)
-        return b"".join(whole)
+            lines += _lines(self.spent)
+        request_id = event.request_id.encode()
+        return b"".join((lines, plan.answer, request_id, _date(), framing, plan.end, body))
 
 
 _now: tuple[int, bytes] = (0, b"")
 
 
 def _date() -> bytes:
-    """The Date line of this second (RFC 9110 section 6.6.1)."""
+    """The end of a line, and the Date line of this second (RFC 9110 section 6.6.1)."""
     global _now
     second = int(time.time())
     if second != _now[0]:
-        _now = (second, f"Date: {formatdate(second, usegmt=True)}\r\n".encode())
+        _now = (second, f"\r\nDate: {formatdate(second, usegmt=True)}\r\n".encode())
     return _now[1]
+
+
+def _status_line(status: int) -> bytes:
+    return _STATUS.get(status) or f"HTTP/1.1 {status} \r\n".encode()
+
+
+def _sized(body: bytes) -> bytes:
+    return LENGTH % len(body)
 
 
 def _pairs(fields: headers.Pairs) -> bytes:

@@ -182,6 +182,15 @@ class Decision:
 Outcome = Literal["complete", "refused", "aborted", "cut", "bug"]
 
 
+class Facts:
+    """What the records of like exchanges have in common, once the first of them was written (`audit.py`)."""
+
+    __slots__ = ("text",)
+
+    def __init__(self) -> None:
+        self.text = ""
+
+
 class AuditEvent:
     """One exchange, as it will be recorded. Filled in as the request goes along; written once, at the end.
 
@@ -196,6 +205,7 @@ class AuditEvent:
     `relation` is that of the path's account to the owner's, once it was asked for.
     `shadow` is what the shadow policies would have decided, where there are any.
     `withheld` counts the names that the answer lacks, by class: in all of it, also where its head could not say.
+    `facts` are shared by exchanges that differ in nothing but their time, client and answer.
     `outcome`: complete; refused (a Problem); aborted (the client left); cut (the upstream failed in mid-answer,
     so the client's connection was broken off); bug.
     """
@@ -218,6 +228,7 @@ class AuditEvent:
     bytes_out: int = 0
     withheld: Mapping[str, int] | None = None
     outcome: Outcome = "complete"
+    facts: Facts | None = None
 
     def __init__(
         self, request_id: str, began: float, surface: str = "proxy", method: str = "", client: str = ""
@@ -227,6 +238,11 @@ class AuditEvent:
         self.surface = surface
         self.method = method
         self.client = client
+        # Read of every exchange: a default of the class would be slower to find than to set.
+        self.problem = None
+        self.shadow = None
+        self.withheld = None
+        self.bytes_in = 0
 
     @property
     def dissent(self) -> Decision | None:

@@ -28,14 +28,6 @@ MAX_OVERHEAD = 16_384
 """Bytes of chunk extensions, beyond what the chunks themselves excuse, and of all trailers, in one answer."""
 
 CRLF = b"\r\n"
-HOP_BY_HOP = frozenset(
-    (
-        b"connection", b"content-length", b"keep-alive", b"proxy-authenticate", b"proxy-connection", b"te",
-        b"trailer", b"transfer-encoding", b"upgrade",
-    )
-)  # fmt: skip
-"""Names that never travel on: RFC 9110 7.6.1, and the two that say how this one message was framed."""
-
 HEEDED = frozenset(
     (b"content-type", b"content-language", b"content-disposition", b"content-encoding", b"location")
 )
@@ -46,11 +38,30 @@ _TEXT = bytes(b for b in range(256) if b == 9 or (b >= 32 and b != 127))
 _TOKEN = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _LINE_ENDS = tuple(CRLF * n for n in range(MAX_HEADERS + 1))
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?")
+_BODYLESS = frozenset((204, 304))
+_PLAIN = frozenset((b"close", b"keep-alive", b""))
+"""Options of a connection that name no header."""
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[\t ]*;[\t\x20-\x7e\x80-\xff]*)?")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
-_Line = tuple[tuple[bytes, bytes], bool]
-"""Name and value of a header that is heeded, and whether it is for this hop alone."""
+
+class _Line:
+    """What one line of a head says to us, in one of four ways. `options` are those of a Connection header."""
+
+    __slots__ = ("coding", "field", "length", "options")
+
+    def __init__(
+        self,
+        field: tuple[bytes, bytes] | None = None,
+        length: int | None = None,
+        options: frozenset[bytes] | None = None,
+        coding: bytes | None = None,
+    ) -> None:
+        self.field = field
+        self.length = length
+        self.options = options
+        self.coding = coding
+
 
 # What upstreams send again and again is judged once. Bounded: an upstream that varies it costs time, not memory.
 _names: dict[bytes, bytes] = {}
@@ -216,23 +227,20 @@ class Parser:
         headers: list[tuple[bytes, bytes]] = []
         length: int | None = None
         chunked = False
-        options = b""
-        for header, hop in known:
-            if not hop:
-                headers.append(header)
-                continue
-            name, value = header
-            if name == b"content-length":
-                # RFC 9112 6.3 (5). Two that agree are refused as well: nobody who means well sends two.
-                if length is not None or not value.isdigit() or len(value) > MAX_LENGTH_DIGITS:
+        options: frozenset[bytes] | None = None
+        for line in known:
+            if line.field is not None:
+                headers.append(line.field)
+            elif line.length is not None:
+                if length is not None:  # RFC 9112 6.3 (5). Two that agree too: nobody who means well sends two.
                     raise Invalid("content length")
-                length = int(value)
-            elif name == b"transfer-encoding":
-                if chunked or value.lower() != b"chunked" or not current:
+                length = line.length
+            elif line.options is not None:
+                options = line.options if options is None else options | line.options
+            else:
+                if chunked or line.coding != b"chunked" or not current:
                     raise Invalid("transfer coding")
                 chunked = True
-            elif name == b"connection":
-                options += b"," + value if options else value
         if chunked and length is not None:
             raise Invalid("two framings")  # RFC 9112 6.1: an attack, not a choice
         if status < 200:
@@ -242,14 +250,10 @@ class Parser:
             return status
 
         self.keep = current
-        if options:
-            options = options.lower()
-            if options == b"keep-alive":
-                self.keep = True
-            else:
-                named = {option.strip(b"\t ") for option in options.split(b",")}
-                self.keep = b"close" not in named and (current or b"keep-alive" in named)
-                headers = [header for header in headers if header[0] not in named]  # RFC 9110 7.6.1
+        if options is not None:
+            self.keep = b"close" not in options and (current or b"keep-alive" in options)
+            if not options <= _PLAIN:
+                headers = [header for header in headers if header[0] not in options]  # RFC 9110 7.6.1
         self._body(status, tuple(headers), length, chunked, data[end + 4 :])
         return status
 
@@ -258,7 +262,7 @@ class Parser:
         sink = self._sink
         if sink is None:
             return
-        if self._no_body or status == 204 or status == 304:
+        if self._no_body or status in _BODYLESS:
             if status == 204:
                 # RFC 9110 8.6, RFC 9112 6.1: neither belongs here. A body may be on its way: go no further.
                 self.keep = self.keep and not length and not chunked
@@ -280,8 +284,11 @@ class Parser:
             sink.on_head(status, headers, None)
             self._tell(rest)
         elif len(rest) >= length:
-            self._end(rest[length:])
-            sink.on_whole(status, headers, length, rest[:length])
+            self._state = _ENDED
+            if len(rest) > length:
+                self._end(rest)
+                rest = rest[:length]
+            sink.on_whole(status, headers, length, rest)
         else:
             self._state = _LENGTH
             self._left = length - len(rest)
@@ -407,13 +414,25 @@ def _read_line(line: bytes) -> _Line | None:
     lower = _names.get(name) or _read_name(name)
     if not colon:
         raise Invalid("header without a colon")
-    hop = lower in HOP_BY_HOP
-    read = ((lower, value.strip(b"\t ")), hop) if hop or lower in HEEDED else None
+    read = _meaning(lower, value.strip(b"\t "))
     if len(line) <= 128:
         if len(_lines) >= _MAX_KNOWN:  # dates and ids never come again: what does will be back at once
             _lines.clear()
         _lines[line] = read
     return read
+
+
+def _meaning(name: bytes, value: bytes) -> _Line | None:
+    """What a header says to us, by its name in lower case; None for one that nobody here heeds."""
+    if name == b"content-length":
+        if not value.isdigit() or len(value) > MAX_LENGTH_DIGITS:
+            raise Invalid("content length")
+        return _Line(length=int(value))
+    if name == b"transfer-encoding":
+        return _Line(coding=value.lower())
+    if name == b"connection":
+        return _Line(options=frozenset(option.strip(b"\t ") for option in value.lower().split(b",")))
+    return _Line(field=(name, value)) if name in HEEDED else None
 
 
 def _read_name(name: bytes) -> bytes:

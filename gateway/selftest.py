@@ -23,6 +23,7 @@ LEANED_ON = (
     "_parser", "_messages", "_waiter", "_upgraded", "_message_tail", "_buffer_paused", "_max_msg_queue_size",
     "_payload_parser", "_pause_reading_for_buffer", "_force_close", "_close", "_request_count", "_current_request",
     "_next_keepalive_close_time", "_keepalive_timeout", "_process_keepalive", "_keepalive_handle", "_loop",
+    "_request_in_progress",
 )  # fmt: skip
 GET = b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n"
 

@@ -27,7 +27,7 @@ from gateway import config
 from gateway.connection import TICK_S, Connection, UpstreamRequest, problem_of
 from gateway.outbox import Outbox
 from gateway.problem import Problem
-from gateway.reply import CRLF, HOP_BY_HOP, Headers, Sink
+from gateway.reply import CRLF, Headers, Sink
 
 log = logging.getLogger("gateway.upstream")
 
@@ -154,7 +154,11 @@ class Upstream:
     def park(self, connection: Connection, share: str) -> None:
         connection.idle_since = self._loop.time()
         self._idle[connection] = None
-        self.free(share)
+        held = self._shares[share] - 1  # `free`, for every request
+        if held:
+            self._shares[share] = held
+        else:
+            del self._shares[share]
 
     def drop(self, connection: Connection) -> None:
         self._all.discard(connection)
@@ -398,7 +402,13 @@ _NAME = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrs
 _METHODS = {m: m.encode() + b" " for m in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
 _WITH_BODY = frozenset(("POST", "PUT", "PATCH"))
 """Methods that say so when there is no content (RFC 9110 section 8.6)."""
-_OURS = HOP_BY_HOP | {b"host", b"expect"}
+_OURS = frozenset(
+    (
+        b"connection", b"content-length", b"expect", b"host", b"keep-alive", b"proxy-authenticate",
+        b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade",
+    )
+)  # fmt: skip
+"""Names that never travel on: RFC 9110 7.6.1, and those that say where and how this one message goes."""
 _prefixes: dict[bytes, bytes] = {}
 
 

@@ -60,6 +60,7 @@ class Handler(RequestHandler):
         "_exchange",
         "_gateway",
         "_head_timer",
+        "_held",
         "_lean",
         "_over",
         "_peer",
@@ -75,6 +76,7 @@ class Handler(RequestHandler):
         self._reader_timer: asyncio.TimerHandle | None = None
         self._over: asyncio.Future[None] | None = None
         self._peer = ""
+        self._held = b""  # what came while aiohttp's own loop had answered, and did not wait yet
         self._between = True  # whether the parser holds nothing: neither a part of a head, nor of a body
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -99,22 +101,51 @@ class Handler(RequestHandler):
     def data_received(self, data: bytes) -> None:
         lean = self._lean
         if lean is None or not self._ours_to_read():
-            self._between = False
-            super().data_received(data)
-        else:
-            # The parser makes the same of the same bytes as long as nothing stands before them.
-            plan = lean.plans.get(data) if self._between and self._exchange is None else None
-            if plan is not None and not self._paused:
-                self._exchange = lean.repeat(self, self._peer, plan)
-                if self._exchange is not None:
-                    self._taken()
-                    return
-            if self._receive(lean, data):
+            self._leave(data)
+            return
+        # The parser makes the same of the same bytes as long as nothing stands before them.
+        plan = lean.plans.get(data) if self._between and self._exchange is None else None
+        if plan is not None and not self._paused:
+            self._exchange = lean.repeat(self, self._peer, plan)
+            if self._exchange is not None:
+                self._taken()
                 return
+        if not self._receive(lean, data):
+            self._watch_head(data)
+
+    def _leave(self, data: bytes) -> None:
+        """What aiohttp's own loop is in the midst of is aiohttp's; but where it has answered, it is waited for.
+
+        A client that is quicker than the next turn of the loop would find it busy with each of its requests otherwise,
+        and go the general way for ever."""
+        if self._lean is not None and self._about_to_wait():
+            if not self._held:
+                self._loop.call_soon(self._take_up)
+            self._held += data
+        else:
+            self._pass(data)
+
+    def _take_up(self) -> None:
+        data, self._held = self._held, b""
+        if self.transport is not None:
+            (self.data_received if self._ours_to_read() else self._pass)(data)
+
+    def _pass(self, data: bytes) -> None:
+        self._between = False
+        super().data_received(data)
+        self._watch_head(data)
+
+    def _watch_head(self, data: bytes) -> None:
         if self._exchange is not None or self._current_request is not None or self._messages:
             self._stop_timer()
         elif self._head_timer is None and self.transport is not None and data:
             self._await_head()  # the first bytes of a next request on a connection kept alive
+
+    def _taken(self) -> None:
+        self._request_count += 1
+        self._gateway.requests_count += 1
+        if self._head_timer is not None:
+            self._stop_timer()
 
     def _ours_to_read(self) -> bool:
         """Whether aiohttp's own loop waits for a request, or for the end of an exchange of the short way."""
@@ -124,6 +155,12 @@ class Handler(RequestHandler):
             return False
         waiter = self._waiter
         return self._exchange is not None or (waiter is not None and not waiter.done() and not self._messages)
+
+    def _about_to_wait(self) -> bool:
+        """Whether aiohttp's own loop has answered, and is resumed in this turn to wait for the next request."""
+        if self._waiter is not None or self._request_in_progress or self._messages:
+            return False
+        return not (self._payload_parser or self._upgraded or self._buffer_paused or self._force_close or self._close)
 
     def _receive(self, lean: Lean, data: bytes) -> bool:
         """As `RequestHandler.data_received`, but a request that can go the short way does: True when one did."""
@@ -161,12 +198,6 @@ class Handler(RequestHandler):
             self._message_tail = tail
         return False
 
-    def _taken(self) -> None:
-        self._request_count += 1
-        self._gateway.requests_count += 1
-        if self._head_timer is not None:
-            self._stop_timer()
-
     def _wake(self) -> None:
         waiter = self._waiter
         if waiter is not None and not waiter.done():
@@ -191,7 +222,8 @@ class Handler(RequestHandler):
 
     def exchanged(self, close: bool) -> None:
         self._exchange = None
-        self._tell_over()
+        if self._over is not None:
+            self._tell_over()
         if self._paused:
             self._await_reader()
         if close or self._close:
