@@ -8,6 +8,7 @@ loudly; the general way needs none of it.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 from aiohttp import web
@@ -68,6 +69,12 @@ async def what_moved() -> str | None:
         await _until(lambda: len(served) == 5)
         if (lean.seen, served[3:]) != (["/1", "a plan"], ["/5", "/6"]):
             return "a request that was not parsed a second time left the parser out of step"
+        # A client that has the answer, and is quicker than aiohttp's own loop is to wait for what comes next.
+        transport.then = lambda: connection.data_received(GET % 8)
+        connection.data_received(GET % 7)
+        await _until(lambda: len(lean.seen) == 3)
+        if (lean.seen[2:], served[5:]) != (["/8"], ["/7"]):
+            return "a request right behind an answer was not offered to the short way"
     except Exception as error:
         return f"driving a connection ended in {type(error).__name__}"
     finally:
@@ -83,7 +90,7 @@ async def _until(true: Any) -> None:
 
 
 class _Lean:
-    """Takes the first request and what it knows, and leaves every other."""
+    """Takes two of the requests and what it knows, and leaves every other."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -92,7 +99,7 @@ class _Lean:
     def take(
         self, client: object, peer: str, message: RawRequestMessage, data: bytes | None
     ) -> Exchange | None:
-        if self.seen:
+        if message.path not in ("/1", "/8"):
             return None
         self.seen.append(message.path)
         return cast(Exchange, _Exchange())
@@ -108,14 +115,19 @@ class _Exchange:
 
 
 class _Transport(asyncio.Transport):
+    then: Callable[[], None] | None = None
+    """What happens once the next bytes are out."""
+
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return default
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """To nobody."""
+        then, self.then = self.then, None
+        if then is not None:
+            asyncio.get_running_loop().call_soon(then)
 
     def writelines(self, list_of_data: Any) -> None:
-        """To nobody."""
+        self.write(b"")
 
     def is_closing(self) -> bool:
         return False
