@@ -154,7 +154,9 @@ def _fragment(event: AuditEvent, digest: str) -> str:
 
 
 def _time(millisecond: int) -> str:
-    return f"{datetime.fromtimestamp(millisecond // 1000, UTC):%Y-%m-%dT%H:%M:%S}.{millisecond % 1000:03d}+00:00"
+    return (
+        f"{datetime.fromtimestamp(millisecond // 1000, UTC):%Y-%m-%dT%H:%M:%S}.{millisecond % 1000:03d}+00:00"
+    )
 
 
 def _who(event: AuditEvent) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """The short way through the gateway, for requests that need no waiting until the upstream is asked.
 
-A GET whose token is remembered, whose operation is permitted, and for which a connection to the upstream is
-idle, is judged, sent and answered inside the callbacks of the two sockets: no task, no queue, no stream reader.
+A GET whose token is remembered and whose operation is permitted is judged, sent and answered inside the callbacks of
+the two sockets: no queue, no stream reader, and no task but where a connection to the upstream has to be made.
 Everything else takes the general way (`flow.py`), and so does every refusal: `take` returns None before anything
 has happened, and the general way finds the same and says it. Both share the judging, deciding, header and record
 code; what is here is only how the bytes get from one socket to the other.
@@ -36,6 +36,7 @@ from gateway.problem import Headers, Problem
 from gateway.refusals import MAX_BYTES as MAX_REFUSAL_BYTES
 from gateway.refusals import passed_on
 from gateway.tokens import PREFIX
+from gateway.upstream import Dialing
 
 PLANS = 1_024
 LONGEST_KEPT = 4_096
@@ -89,9 +90,9 @@ class Plan:
     """What one request comes to, for the principal it was worked out for.
 
     `message` is aiohttp's reading of it. `wire` is the request as it goes upstream; `answer` are the standing
-    header lines of the answer up to the request's id, `end` those behind its framing. `sets` decided, and a plan holds while they are in force; it may be kept when it is
-    `steady`: neither decision depends on the moment. `guard` protects the answer. `shadow` is what the set that is
-    tried would have decided. `facts` are those of its records.
+    header lines of the answer up to the request's id, `end` is what follows its framing. `sets` decided, and a plan
+    holds while they are in force; it may be kept when it is `steady`: neither decision depends on the moment. `guard`
+    protects the answer. `shadow` is what the set that is tried would have decided. `facts` are those of its records.
     """
 
     message: RawRequestMessage
@@ -162,9 +163,8 @@ class Lean:
         if limited and flow.rate.spent(principal.token_id):
             return None
         exchange = Exchange(self, client, plan)
-        connection = flow.upstream.begin(plan.request, plan.wire, exchange)
-        if connection is None:
-            return None
+        asked = plan.request, plan.wire, exchange
+        connection = flow.upstream.begin(*asked) or flow.upstream.dial(*asked)
         event = self._exchanges.begin("GET", address, "proxy")
         event.principal, event.call, event.decision, event.facts = (
             principal, plan.call, plan.decision, plan.facts,
@@ -260,7 +260,7 @@ class Exchange:
     """One request on the short way, from the moment it went upstream. The sink of its answer (`reply.Sink`)."""
 
     event: AuditEvent
-    connection: Connection | None
+    connection: Connection | Dialing | None
     # Most answers come whole and need none of these: defaults of the class.
     _state = WAITING
     _pieces: tuple[bytes, ...] = ()

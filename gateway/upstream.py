@@ -1,7 +1,7 @@
 """The way to the vendor: a pool of strict HTTP/1.1 connections, whose every fault is a Problem of one table.
 
-There are two faces: `open` for coroutines, `begin` for callers that live in callbacks. Redirects, cookies, content
-codings and what a status means are left to the caller; so is every header but Host and the framing.
+There are two faces: `open` for coroutines, `begin` and `dial` for callers that live in callbacks. Redirects, cookies,
+content codings and what a status means are left to the caller; so is every header but Host and the framing.
 
 There is no queue. A request that finds no connection and may not open one is refused at once: waiting would hold
 a client's request, body and all, for an upstream that is already behind.
@@ -65,6 +65,7 @@ class Upstream:
         self._idle: dict[Connection, None] = {}  # the newest last: taken first, so that the others grow old
         self._all: set[Connection] = set()
         self._connecting = 0
+        self._dialing: set[Dialing] = set()
         self._shares: dict[str, int] = {}
         self._good_address: object = None
         self._closed = False
@@ -99,10 +100,24 @@ class Upstream:
         self.free(request.share)
         return None
 
+    def dial(self, request: UpstreamRequest, wire: bytes, sink: Sink) -> Dialing:
+        """As `begin`, on a connection that is made for it. Raises: Problem "overloaded"; whatever else comes of it, the
+        sink hears."""
+        self._hold(request.share)
+        dialing = Dialing(sink)
+        dialing.task = self._loop.create_task(dialing.run(self, request, wire))
+        self._dialing.add(dialing)
+        dialing.task.add_done_callback(lambda _: self._dialing.discard(dialing))
+        return dialing
+
     async def close(self) -> None:
         """Aborts every connection, and waits until the loop has let go of them. No exchange begins after."""
         self._closed = True
         self._timer.cancel()
+        for dialing in list(self._dialing):
+            dialing.end(_overloaded("The gateway is stopping."))
+            dialing.task.cancel()
+            await asyncio.wait([dialing.task])
         for connection in list(self._all):
             if connection.sink is None:
                 self.drop(connection)
@@ -126,7 +141,7 @@ class Upstream:
         total = len(self._all) + self._connecting
         return Stats(total, len(self._idle), total - len(self._idle))
 
-    # -- for Reply and Connection
+    # -- for Reply, Dialing and Connection
 
     async def _begin_on_new(self, request: UpstreamRequest, wire: bytes, sink: Sink) -> Connection:
         self._hold(request.share)
@@ -253,6 +268,63 @@ class Upstream:
         if head.translate(None, _VALUE) != CRLF * (len(lines) - 1):
             raise ValueError("a header value is not printable ASCII")
         return head + b"\r\n\r\n" + body
+
+
+class Dialing:
+    """A connection that is being made for one exchange, and then that one. A caller of `dial` has `pause`, `resume` and
+    `abort`, as of a `Connection`."""
+
+    __slots__ = ("_connection", "_paused", "_sink", "task")
+
+    task: asyncio.Task[None]
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink: Sink | None = sink
+        self._connection: Connection | None = None
+        self._paused = False
+
+    async def run(self, upstream: Upstream, request: UpstreamRequest, wire: bytes) -> None:
+        """Make it, and begin. One that nobody waits for any more is another's."""
+        problem: Problem | None = Problem("internal-error")
+        try:
+            connection = await upstream._connect()
+            problem = None
+        except Problem as known:
+            problem = known
+        finally:
+            if problem is not None:
+                upstream.free(request.share)
+                self.end(problem)
+        if problem is not None:
+            return
+        if self._sink is None:
+            upstream.park(connection, request.share)
+            return
+        self._connection = connection
+        connection.start(request, wire, self._sink)
+        if self._paused:
+            connection.pause()
+
+    def pause(self) -> None:
+        self._paused = True
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        self._paused = False
+        if self._connection is not None:
+            self._connection.resume()
+
+    def abort(self) -> None:
+        self._sink = None
+        if self._connection is not None:
+            self._connection.abort()
+
+    def end(self, problem: Problem) -> None:
+        """As `abort` of what is not made yet, but the sink is told."""
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.on_error(problem, False)
 
 
 class Reply:

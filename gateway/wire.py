@@ -160,7 +160,9 @@ class Handler(RequestHandler):
         """Whether aiohttp's own loop has answered, and is resumed in this turn to wait for the next request."""
         if self._waiter is not None or self._request_in_progress or self._messages:
             return False
-        return not (self._payload_parser or self._upgraded or self._buffer_paused or self._force_close or self._close)
+        return not (
+            self._payload_parser or self._upgraded or self._buffer_paused or self._force_close or self._close
+        )
 
     def _receive(self, lean: Lean, data: bytes) -> bool:
         """As `RequestHandler.data_received`, but a request that can go the short way does: True when one did."""

@@ -104,6 +104,10 @@ class RawUpstream:
         )
         return self
 
+    def stop_listening(self) -> None:
+        """Refuse new connections; those there are stay."""
+        self._server.close()
+
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
         for task in list(self._tasks):

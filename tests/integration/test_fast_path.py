@@ -371,8 +371,54 @@ async def test_what_an_upstream_sends_too_much_reaches_nobody(way, tmp_path):
         for _ in range(3):
             await line.send(at.get())
             assert (await line.answer()).body == b"ok"
-        at.went(1)  # its connection was dropped
+        at.went(3)
+        assert at.raw.connections == 3  # each was dropped
+
+
+@on_both_ways
+async def test_without_an_idle_connection_one_is_made(way, tmp_path):
+    async with scene(way, echo, tmp_path) as at, connect(at.running) as line, connect(at.running) as other:
+        at.running.gateway.upstream.distrust()
+        for each in (line, other):
+            await each.send(at.get())
+        assert [(await each.answer()).status for each in (line, other)] == [200, 200]
+        at.went(2)
         assert at.raw.connections == 3
+        assert (await at.settled(2))["outcome"] == "complete"
+
+
+@on_both_ways
+async def test_an_upstream_that_cannot_be_reached_any_more_is_a_502(way, tmp_path):
+    async with scene(way, echo, tmp_path) as at, connect(at.running) as line:
+        at.running.gateway.upstream.distrust()
+        at.raw.stop_listening()
+        await line.send(at.get())
+        heard = await line.answer()
+        assert (heard.status, heard.kind) == (502, "upstream-unreachable")
+        at.went(1)
+        assert (await at.settled())["problem"] == "upstream-unreachable"
+
+
+@on_both_ways
+async def test_a_client_that_leaves_while_a_connection_is_made_leaves_no_trace_but_its_record(way, tmp_path):
+    async with scene(way, echo, tmp_path) as at:
+        upstream = at.running.gateway.upstream
+        upstream.distrust()
+        dialled, dial = asyncio.Event(), upstream._dial
+
+        async def slowly():
+            await dialled.wait()
+            return await dial()
+
+        upstream._dial = slowly
+        async with connect(at.running) as line:
+            await line.send(at.get())
+            await at.until(lambda: at.busy() == 1)
+        await at.until(lambda: len(at.records()) == 1)
+        dialled.set()
+        assert (await at.settled())["outcome"] == "aborted"
+        at.went(1)
+        assert (at.requests, upstream._shares) == ([], {})
 
 
 # -- one after another on one connection

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import pytest
 
@@ -344,6 +345,89 @@ async def test_begin_needs_an_idle_connection_and_sends_nothing_without_one():
         await heard.over.wait()
         assert heard.calls == [("whole", 200, 2, b"ok"), ("done",)]
         assert upstream.stats() == Stats(1, 1, 0)
+
+
+@both_loops
+async def test_dial_makes_the_connection_that_begin_does_not_find():
+    async with facing(answers(OK)) as (raw, upstream):
+        heard = Heard()
+        upstream.dial(GET, upstream.encode(GET), heard)
+        assert upstream._shares == {GET.share: 1}
+        await heard.over.wait()
+        assert heard.calls == [("whole", 200, 2, b"ok"), ("done",)]
+        assert (upstream.stats(), upstream._shares, raw.connections) == (Stats(1, 1, 0), {}, 1)
+
+
+@both_loops
+async def test_what_keeps_dial_from_a_connection_is_told_to_its_sink():
+    async with facing(answers(OK)) as (_, upstream):
+        upstream.settings = dataclasses.replace(upstream.settings, max_connections=0)
+        heard = Heard()
+        upstream.dial(GET, upstream.encode(GET), heard)
+        await heard.over.wait()
+        assert heard.calls == [("error", "overloaded", False)]
+        assert (upstream.stats(), upstream._shares) == (Stats(0, 0, 0), {})
+
+
+@both_loops
+async def test_a_bug_in_dialling_leaves_nobody_waiting():
+    async with facing(answers(OK)) as (_, upstream):
+
+        async def broken():
+            raise AssertionError
+
+        upstream._dial = broken
+        heard = Heard()
+        dialing = upstream.dial(GET, upstream.encode(GET), heard)
+        with pytest.raises(AssertionError):
+            await dialing.task
+        assert heard.calls == [("error", "internal-error", False)]
+        assert (upstream.stats(), upstream._shares) == (Stats(0, 0, 0), {})
+
+
+@both_loops
+async def test_a_connection_that_nobody_waits_for_any_more_is_anothers():
+    async with facing(answers(OK)) as (raw, upstream):
+        heard = Heard()
+        dialing = upstream.dial(GET, upstream.encode(GET), heard)
+        dialing.abort()
+        await dialing.task
+        assert (heard.calls, upstream.stats(), upstream._shares) == ([], Stats(1, 1, 0), {})
+        assert await fetch(upstream)
+        assert raw.connections == 1
+
+
+@both_loops
+async def test_an_exchange_that_is_dialled_is_aborted_and_paused_like_any_other():
+    parts = (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n", b"ab", b"cd")
+    async with facing(answers(*parts, pause_s=0.02)) as (_, upstream):
+        heard = Heard()
+        dialing = upstream.dial(GET, upstream.encode(GET), heard)
+        dialing.pause()  # before there is anything to pause
+        await dialing.task
+        await asyncio.sleep(0.1)
+        assert heard.calls == []
+        dialing.resume()
+        await heard.over.wait()
+        assert heard.calls == [("whole", 200, 4, b"abcd"), ("done",)]
+        again = Heard()
+        dialing = upstream.dial(GET, upstream.encode(GET), again)
+        await dialing.task
+        dialing.abort()
+        await asyncio.sleep(0.1)
+        assert (again.calls, upstream._shares) == ([], {})
+
+
+@both_loops
+async def test_a_pool_that_closes_tells_those_it_dials_for():
+    async with facing(answers(OK)) as (_, upstream):
+        heard = Heard()
+        dialing = upstream.dial(GET, upstream.encode(GET), heard)
+        await asyncio.sleep(0)
+        await upstream.close()
+        assert heard.calls == [("error", "overloaded", False)]
+        await asyncio.wait([dialing.task])
+        assert (dialing.task.cancelled(), upstream._shares, upstream.stats()) == (True, {}, Stats(0, 0, 0))
 
 
 @both_loops
