@@ -163,8 +163,7 @@ class Lean:
         if limited and flow.rate.spent(principal.token_id):
             return None
         exchange = Exchange(self, client, plan)
-        asked = plan.request, plan.wire, exchange
-        connection = flow.upstream.begin(*asked) or flow.upstream.dial(*asked)
+        connection = flow.upstream.start(plan.request, plan.wire, exchange)
         event = self._exchanges.begin("GET", address, "proxy")
         event.principal, event.call, event.decision, event.facts = (
             principal, plan.call, plan.decision, plan.facts,

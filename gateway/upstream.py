@@ -1,6 +1,6 @@
 """The way to the vendor: a pool of strict HTTP/1.1 connections, whose every fault is a Problem of one table.
 
-There are two faces: `open` for coroutines, `begin` and `dial` for callers that live in callbacks. Redirects, cookies,
+There are two faces: `open` for coroutines, `begin` and `start` for callers that live in callbacks. Redirects, cookies,
 content codings and what a status means are left to the caller; so is every header but Host and the framing.
 
 There is no queue. A request that finds no connection and may not open one is refused at once: waiting would hold
@@ -100,9 +100,17 @@ class Upstream:
         self.free(request.share)
         return None
 
-    def dial(self, request: UpstreamRequest, wire: bytes, sink: Sink) -> Dialing:
-        """As `begin`, on a connection that is made for it. Raises: Problem "overloaded"; whatever else comes of it, the
-        sink hears."""
+    def start(self, request: UpstreamRequest, wire: bytes, sink: Sink) -> Connection | Dialing:
+        """As `begin`, but where no connection is idle one is made. Whatever comes of it, the sink hears, in a later turn
+        of the loop."""
+        try:
+            return self.begin(request, wire, sink) or self._dialing_for(request, wire, sink)
+        except Problem as problem:
+            refused = Dialing(sink)
+            self._loop.call_soon(refused.end, problem)
+            return refused
+
+    def _dialing_for(self, request: UpstreamRequest, wire: bytes, sink: Sink) -> Dialing:
         self._hold(request.share)
         dialing = Dialing(sink)
         dialing.task = self._loop.create_task(dialing.run(self, request, wire))
@@ -271,7 +279,7 @@ class Upstream:
 
 
 class Dialing:
-    """A connection that is being made for one exchange, and then that one. A caller of `dial` has `pause`, `resume` and
+    """A connection that is being made for one exchange, and then that one. A caller of `start` has `pause`, `resume` and
     `abort`, as of a `Connection`."""
 
     __slots__ = ("_connection", "_paused", "_sink", "task")

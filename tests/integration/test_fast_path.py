@@ -360,7 +360,8 @@ async def test_a_share_of_the_pool_that_is_used_up_is_503(way, tmp_path):
         await at.until(lambda: at.busy() == 1)
         heard = await at.ask()
         assert (heard.status, heard.kind, heard.headers["retry-after"]) == (503, "overloaded", "1")
-        at.went()
+        at.went(2)
+        assert [record["problem"] for record in at.records()] == ["overloaded"]
         one.cancel()
 
 

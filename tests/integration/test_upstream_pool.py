@@ -348,10 +348,10 @@ async def test_begin_needs_an_idle_connection_and_sends_nothing_without_one():
 
 
 @both_loops
-async def test_dial_makes_the_connection_that_begin_does_not_find():
+async def test_start_makes_the_connection_that_begin_does_not_find():
     async with facing(answers(OK)) as (raw, upstream):
         heard = Heard()
-        upstream.dial(GET, upstream.encode(GET), heard)
+        upstream.start(GET, upstream.encode(GET), heard)
         assert upstream._shares == {GET.share: 1}
         await heard.over.wait()
         assert heard.calls == [("whole", 200, 2, b"ok"), ("done",)]
@@ -359,13 +359,27 @@ async def test_dial_makes_the_connection_that_begin_does_not_find():
 
 
 @both_loops
-async def test_what_keeps_dial_from_a_connection_is_told_to_its_sink():
+async def test_what_keeps_start_from_a_connection_is_told_to_its_sink():
     async with facing(answers(OK)) as (_, upstream):
         upstream.settings = dataclasses.replace(upstream.settings, max_connections=0)
         heard = Heard()
-        upstream.dial(GET, upstream.encode(GET), heard)
+        upstream.start(GET, upstream.encode(GET), heard)
         await heard.over.wait()
         assert heard.calls == [("error", "overloaded", False)]
+        assert (upstream.stats(), upstream._shares) == (Stats(0, 0, 0), {})
+
+
+@both_loops
+async def test_a_token_with_its_share_under_way_is_told_later():
+    async with facing(answers(OK)) as (_, upstream):
+        upstream.settings = dataclasses.replace(upstream.settings, max_connections_per_token=0)
+        heard, left = Heard(), Heard()
+        upstream.start(GET, upstream.encode(GET), heard)
+        upstream.start(GET, upstream.encode(GET), left).abort()
+        assert heard.calls == []  # not before the caller knows what it has begun
+        await heard.over.wait()
+        await asyncio.sleep(0)
+        assert (heard.calls, left.calls) == ([("error", "overloaded", False)], [])
         assert (upstream.stats(), upstream._shares) == (Stats(0, 0, 0), {})
 
 
@@ -378,7 +392,7 @@ async def test_a_bug_in_dialling_leaves_nobody_waiting():
 
         upstream._dial = broken
         heard = Heard()
-        dialing = upstream.dial(GET, upstream.encode(GET), heard)
+        dialing = upstream.start(GET, upstream.encode(GET), heard)
         with pytest.raises(AssertionError):
             await dialing.task
         assert heard.calls == [("error", "internal-error", False)]
@@ -389,7 +403,7 @@ async def test_a_bug_in_dialling_leaves_nobody_waiting():
 async def test_a_connection_that_nobody_waits_for_any_more_is_anothers():
     async with facing(answers(OK)) as (raw, upstream):
         heard = Heard()
-        dialing = upstream.dial(GET, upstream.encode(GET), heard)
+        dialing = upstream.start(GET, upstream.encode(GET), heard)
         dialing.abort()
         await dialing.task
         assert (heard.calls, upstream.stats(), upstream._shares) == ([], Stats(1, 1, 0), {})
@@ -402,7 +416,7 @@ async def test_an_exchange_that_is_dialled_is_aborted_and_paused_like_any_other(
     parts = (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n", b"ab", b"cd")
     async with facing(answers(*parts, pause_s=0.02)) as (_, upstream):
         heard = Heard()
-        dialing = upstream.dial(GET, upstream.encode(GET), heard)
+        dialing = upstream.start(GET, upstream.encode(GET), heard)
         dialing.pause()  # before there is anything to pause
         await dialing.task
         await asyncio.sleep(0.1)
@@ -410,8 +424,9 @@ async def test_an_exchange_that_is_dialled_is_aborted_and_paused_like_any_other(
         dialing.resume()
         await heard.over.wait()
         assert heard.calls == [("whole", 200, 4, b"abcd"), ("done",)]
+        upstream.distrust()
         again = Heard()
-        dialing = upstream.dial(GET, upstream.encode(GET), again)
+        dialing = upstream.start(GET, upstream.encode(GET), again)
         await dialing.task
         dialing.abort()
         await asyncio.sleep(0.1)
@@ -422,7 +437,7 @@ async def test_an_exchange_that_is_dialled_is_aborted_and_paused_like_any_other(
 async def test_a_pool_that_closes_tells_those_it_dials_for():
     async with facing(answers(OK)) as (_, upstream):
         heard = Heard()
-        dialing = upstream.dial(GET, upstream.encode(GET), heard)
+        dialing = upstream.start(GET, upstream.encode(GET), heard)
         await asyncio.sleep(0)
         await upstream.close()
         assert heard.calls == [("error", "overloaded", False)]
