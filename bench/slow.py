@@ -47,7 +47,7 @@ KINDS = ("head", "body", "reader")
 ESTABLISHED = 1  # tcp(7), TCP_INFO: the first byte is the state
 BACK_AFTER_S = 1.0
 READ_BYTES = 256
-SLICE_MS = 10.0
+SLICE_MS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +201,7 @@ def attack(
     kinds = [options.kinds[n % len(options.kinds)] for n in range(options.slow)]
     crowd = Attack(serving.port, serving.tokens[0], options.drip_ms / 1000, [Slow(kind) for kind in kinds])
     memory: list[float] = []
-    # In slices, and by their turn: a thousand at once would first of all keep the honest clients from their CPU.
+    # In slices, and by their turn: a thousand machines of their own would not act in one moment, nor twenty in a burst.
     slices = max(1, round(options.drip_ms / SLICE_MS))
     bounds = [options.slow * n // slices for n in range(slices + 1)]
     try:
