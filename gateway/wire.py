@@ -5,8 +5,8 @@ included. Here such a request gets a problem that says nothing of what was sent,
 aiohttp also waits without end for a request's head; here it has `head_timeout_s`.
 
 It also offers every simple read to the short way (`lean.py`) before aiohttp makes a task and a request of it. That
-is worth the private parts it costs: `bench.run` saw 63 to 95 µs of CPU a request on the short way, and 225 before there
-was one, on a machine whose noise explains neither.
+is worth the private parts it costs: `bench.run` saw 34 µs of CPU a request on the short way, where a plain proxy of
+aiohttp's own server and client took 198.
 Only `data_received` and what belongs to it is replaced; everything the short way leaves goes on as in aiohttp.
 Bytes that were one whole request before, and come while the parser holds nothing, are that request again: they are
 not parsed a second time.
