@@ -232,9 +232,8 @@ class Parser:
             if line.field is not None:
                 headers.append(line.field)
             elif line.length is not None:
-                if (
-                    length is not None
-                ):  # RFC 9112 6.3 (5). Two that agree too: nobody who means well sends two.
+                if length is not None:
+                    # RFC 9112 6.3 (5). Two that agree are refused as well: nobody who means well sends two.
                     raise Invalid("content length")
                 length = line.length
             elif line.options is not None:
