@@ -101,8 +101,8 @@ class Upstream:
         return None
 
     def start(self, request: UpstreamRequest, wire: bytes, sink: Sink) -> Connection | Dialing:
-        """As `begin`, but where no connection is idle one is made. Whatever comes of it, the sink hears, in a later turn
-        of the loop."""
+        """As `begin`, but where no connection is idle one is made. Whatever comes of it, the sink hears, and in a later
+        turn of the loop."""
         try:
             return self.begin(request, wire, sink) or self._dialing_for(request, wire, sink)
         except Problem as problem:
@@ -279,8 +279,8 @@ class Upstream:
 
 
 class Dialing:
-    """A connection that is being made for one exchange, and then that one. A caller of `start` has `pause`, `resume` and
-    `abort`, as of a `Connection`."""
+    """A connection that is being made for one exchange, and then that one. A caller of `start` has `pause`, `resume`
+    and `abort`, as of a `Connection`."""
 
     __slots__ = ("_connection", "_paused", "_sink", "task")
 
