@@ -326,7 +326,7 @@ def test_no_damage_brings_a_withheld_value_out_and_fast_and_strict_agree(body, c
         with learning_after(learned):
             out, refused_too, tally_too = run(form, NOTHING, pieces)
         assert refused_too == refused
-        if form != "csv" or len(changes) == 1:  # two can move a column of a CSV, and nothing tells that row from another
+        if form != "csv" or len(changes) == 1:  # two can move a column, and the row looks like any other
             assert b"SECRET" not in out
         if not refused:
             assert (out, tally_too.rows, tally_too.withheld) == (strict, tally.rows, tally.withheld)
