@@ -177,11 +177,7 @@ class Upstream:
     def park(self, connection: Connection, share: str) -> None:
         connection.idle_since = self._loop.time()
         self._idle[connection] = None
-        held = self._shares[share] - 1  # `free`, for every request
-        if held:
-            self._shares[share] = held
-        else:
-            del self._shares[share]
+        self.free(share)
 
     def drop(self, connection: Connection) -> None:
         self._all.discard(connection)

@@ -127,8 +127,7 @@ class Handler(RequestHandler):
 
     def _take_up(self) -> None:
         data, self._held = self._held, b""
-        if self.transport is not None:
-            (self.data_received if self._ours_to_read() else self._pass)(data)
+        (self.data_received if self._ours_to_read() else self._pass)(data)
 
     def _pass(self, data: bytes) -> None:
         self._between = False

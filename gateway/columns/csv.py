@@ -73,7 +73,7 @@ class Line:
                 at = data.find(b'"', at)
                 at = len(data) if at < 0 else at
             else:
-                at = _outside(data, at).end()  # type: ignore[union-attr]
+                at = _outside(data, at).end()  # type: ignore[union-attr]  # may be empty, so there is one
             mark = data[at : at + 1]
             if not mark:
                 self.at = at

@@ -55,7 +55,7 @@ class Brackets:
     def end(self, data: bytes | bytearray) -> int:
         at, size = self.at, len(data)
         while True:
-            at = (_in_string if self._string else _between)(data, at).end()  # type: ignore[union-attr]
+            at = (_in_string if self._string else _between)(data, at).end()  # type: ignore[union-attr]  # may be empty, so there is one
             mark = data[at : at + 1]
             if not mark or mark == b"\\":  # nothing more; or a backslash whose other half is still to come
                 self.at = at
@@ -116,7 +116,7 @@ class JsonFilter(Records[Plan]):
     def _run(self, data: bytes, out: list[bytes]) -> int:
         at, size = 0, len(data)
         while True:
-            at = _space(data, at).end()  # type: ignore[union-attr]
+            at = _space(data, at).end()  # type: ignore[union-attr]  # may be empty, so there is one
             if at == size:
                 return at
             mark, state = data[at], self._state
@@ -202,13 +202,13 @@ class JsonFilter(Records[Plan]):
         if value == b"null" or self._reveal.everything:
             return value
         shown = []
-        at = _space(value, 1).end()  # type: ignore[union-attr]
+        at = _space(value, 1).end()  # type: ignore[union-attr]  # may be empty, so there is one
         while value[at : at + 1] == b"{":
             end = Brackets(at).end(value)
             entry = self._entry(value[at:end])
             if entry is not None:
                 shown.append(entry)
-            at = _after(value, end).end()  # type: ignore[union-attr]
+            at = _after(value, end).end()  # type: ignore[union-attr]  # seen by `_is_entries`
         return b"[" + b",".join(shown) + b"]"
 
     def _entry(self, entry: bytes) -> bytes | None:
@@ -269,7 +269,7 @@ def _members(record: bytes) -> list[Member]:
     """The members of a whole object. Raises: Unfilterable when it is none, or has a name twice."""
     members: list[Member] = []
     names: set[str] = set()
-    at = _space(record, 1).end()  # type: ignore[union-attr]
+    at = _space(record, 1).end()  # type: ignore[union-attr]  # may be empty, so there is one
     if record[at : at + 1] == b"}" and at + 1 == len(record):
         return members
     while True:

@@ -180,7 +180,7 @@ class XmlFilter(Records[Plan]):
         at, size = 0, len(data)
         while True:
             begun = at
-            at = _space(data, at).end()  # type: ignore[union-attr]
+            at = _space(data, at).end()  # type: ignore[union-attr]  # may be empty, so there is one
             if at > begun and self._state == _START:
                 self._state = _ROOT  # XML 1.0 2.8: nothing may stand before a declaration
             if at == size:
@@ -395,7 +395,7 @@ def _element(text: bytes, space: int, depth: int) -> Element:
     """The element behind the white space at `space`. Raises: Unfilterable."""
     if depth > MAX_DEPTH:
         raise Unfilterable("a record is nested too deep")
-    start = _space(text, space).end()  # type: ignore[union-attr]
+    start = _space(text, space).end()  # type: ignore[union-attr]  # may be empty, so there is one
     opened = _name(text, start)
     if opened is None:
         raise Unfilterable("a record has something other than elements")
@@ -421,7 +421,7 @@ def _children(text: bytes, at: int, depth: int) -> tuple[tuple[Element, ...], in
     """The elements from `at` on, and where the end tag behind them begins. Raises: Unfilterable."""
     children: list[Element] = []
     while True:
-        start = _space(text, at).end()  # type: ignore[union-attr]
+        start = _space(text, at).end()  # type: ignore[union-attr]  # may be empty, so there is one
         if text[start : start + 2] == b"</":
             return tuple(children), start
         child = _element(text, at, depth)
@@ -432,7 +432,7 @@ def _children(text: bytes, at: int, depth: int) -> tuple[tuple[Element, ...], in
 def _content(text: bytes, at: int) -> int:
     """Where the text at `at`, CDATA sections included, meets a tag. Raises: Unfilterable."""
     while True:
-        end = _text(text, at).end()  # type: ignore[union-attr]
+        end = _text(text, at).end()  # type: ignore[union-attr]  # may be empty, so there is one
         plain = text[at:end]
         if b"]]>" in plain:  # XML 1.0 2.4
             raise Unfilterable("a text holds the end of a CDATA section")
